@@ -1,0 +1,8 @@
+//! Everything that reads what strangers write, against anything they could write: no panic, and what is written is
+//! read back. `MQ_FUZZ_CASES` is how many inputs each of these tests tries; an input that failed once is kept in
+//! `proptest-regressions` and tried first.
+
+mod headers;
+mod names;
+mod offset_map;
+mod settings;

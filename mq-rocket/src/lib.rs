@@ -1,0 +1,34 @@
+#![doc = include_str!("../docs.md")]
+
+mod acks;
+mod admin;
+mod audit;
+mod broker;
+mod capability;
+mod config;
+mod consumer;
+mod core;
+mod dead_letters;
+mod error;
+#[cfg(test)]
+mod fuzz;
+mod gaps;
+mod half;
+mod lane;
+mod leases;
+mod names;
+mod producer;
+mod reader;
+mod receipt;
+mod remoting;
+mod route;
+mod sending;
+mod session;
+mod settler;
+mod source;
+mod stored;
+mod topology;
+mod wire;
+
+pub use broker::RocketBroker;
+pub use config::RocketConfig;
