@@ -8,6 +8,7 @@ mod common;
 cases::all_on!(Rocket);
 
 mod rocket_only {
+    use std::collections::BTreeSet;
     use std::path::Path;
     use std::process::Command;
 
@@ -81,9 +82,11 @@ mod rocket_only {
             assert!(of_key.len() == 10 && of_key.is_sorted(), "{key}: {of_key:?}");
         }
         java(&broker, "half", &[]);
-        let rest = broker.mq(&["receive", &broker.topic, "--group", "g", "--max", "2"]).ok();
-        let mut bodies: Vec<String> = rest.json().iter().map(|one| one["body"].as_str().unwrap().to_owned()).collect();
-        bodies.sort();
+        let rest = broker.mq(&["receive", &broker.topic, "--group", "g", "--idle", "5s"]).ok().json();
+        // A broker may ask the Java client twice, and then makes a second message of its second answer, under one id.
+        let ids: BTreeSet<(&str, &str)> =
+            rest.iter().map(|one| (one["body"].as_str().unwrap(), one["id"].as_str().unwrap())).collect();
+        let bodies: Vec<&str> = ids.iter().map(|(body, _)| *body).collect();
         assert_eq!(bodies, ["at once", "later"]);
     }
 

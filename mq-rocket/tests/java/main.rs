@@ -73,17 +73,23 @@ async fn place(broker: &Broker, name: &str) -> Topic {
 
 /// Receives and acknowledges so many, and sees that no more come.
 async fn take(broker: &Broker, topic: &Topic, count: usize, mode: GroupMode) -> Vec<Message> {
+    let got = take_all(broker, topic, count, mode).await;
+    assert_eq!(got.len(), count, "too many: {got:?}");
+    got
+}
+
+/// Receives and acknowledges so many, and those that come behind them.
+async fn take_all(broker: &Broker, topic: &Topic, count: usize, mode: GroupMode) -> Vec<Message> {
     let subscription = Subscription::new(topic.clone(), group(topic).as_str()).mode(mode);
     let mut consumer = broker.consumer(subscription).await.unwrap();
     let mut got = Vec::new();
-    while got.len() < count {
-        let delivery = consumer.recv_within(WAIT).await.unwrap();
-        let delivery = delivery.unwrap_or_else(|| panic!("{} of {count} messages came", got.len()));
+    loop {
+        let patience = if got.len() < count { WAIT } else { Duration::from_secs(2) };
+        let Some(delivery) = consumer.recv_within(patience).await.unwrap() else { break };
         got.push(delivery.message().clone());
         delivery.ack().await.unwrap();
     }
-    let more = consumer.recv_within(Duration::from_secs(2)).await.unwrap();
-    assert!(more.is_none(), "one too many: {more:?}");
+    assert!(got.len() >= count, "{} of {count} messages came", got.len());
     consumer.close().await.unwrap();
     got
 }
@@ -210,9 +216,14 @@ async fn half_messages_from_java() {
     let broker = connect().await;
     let topic = place(&broker, "half").await;
     java(&["half", topic.as_str()]).await;
-    let mut got: Vec<String> = take(&broker, &topic, 2, GroupMode::Shared).await.iter().map(text).collect();
-    got.sort();
-    assert_eq!(got, ["at once", "later"]);
+    let mut got = take_all(&broker, &topic, 2, GroupMode::Shared).await;
+    // The broker notes a decision up to 3 s after it was told of it, and asks again until then. The Java client answers each
+    // question, and each answer makes a message: repeats, but under one id.
+    got.sort_by(|one, other| one.message_id().cmp(&other.message_id()));
+    got.dedup_by(|one, other| one.message_id() == other.message_id());
+    let mut texts: Vec<String> = got.iter().map(text).collect();
+    texts.sort();
+    assert_eq!(texts, ["at once", "later"]);
     done(broker, &topic).await;
 }
 
