@@ -68,8 +68,7 @@ mod rocket_only {
         broker.create(&[]);
         broker.mq(&["group", "create", &broker.topic, "--group", "g", "--mode", "ordered"]).ok();
         java(&broker, "ordered", &["30"]);
-        let work =
-            ["work", &broker.topic, "--group", "g", "--by-key", "--unordered-retries", "--max", "30", "--", "cat"];
+        let work = ["work", &broker.topic, "--group", "g", "--by-key", "--max", "30", "--", "cat"];
         let done = broker.mq(&work).ok();
         let mut numbers: Vec<(String, u32)> = Vec::new();
         for word in done.stdout.split('k').filter(|word| !word.trim().is_empty()) {

@@ -67,6 +67,8 @@ features! {
     NonBlockingRetry = "non-blocking-retry",
     /// Retries that keep the order of the key.
     KeyOrderedRetry = "key-ordered-retry",
+    /// While a key waits for such a retry, the other keys of its partition go on.
+    KeyIndependentRetry = "key-independent-retry",
     /// The attempt number survives crashes.
     DurableAttempts = "durable-attempts",
     /// The broker counts redeliveries by itself.

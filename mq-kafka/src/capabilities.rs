@@ -111,6 +111,7 @@ pub(crate) fn of(config: &Config) -> Capabilities {
             late,
             "the message waits in the consumer's memory, its attempt in the commit's metadata",
         )
+        .with(Feature::KeyIndependentRetry, Level::Emulated, Limits::default(), "until 1,000 messages or 16 MiB of the partition wait behind it")
         .with(
             Feature::DurableAttempts,
             Level::Emulated,

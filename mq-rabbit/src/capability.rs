@@ -45,6 +45,7 @@ pub(crate) fn capabilities(config: &RabbitConfig) -> Capabilities {
         .with(F::AutoAck, Level::Emulated, limits(), "acknowledged before it is handed out; the prefetch bounds it, which no_ack would not")
         .with(F::NonBlockingRetry, Level::Emulated, retry, "one queue for each delay; the broker moves the messages by itself")
         .with(F::KeyOrderedRetry, Level::Emulated, limits(), "in groups of the mode `ordered`, for messages with an id; the attempt is recorded beside the held message")
+        .with(F::KeyIndependentRetry, Level::Emulated, limits(), "until 1,000 messages or 16 MiB of the partition wait behind it")
         .with(F::DurableAttempts, Level::Emulated, limits(), "a header of the retried message")
         .with(F::RedeliveryCount, Level::Native, limits(), "also counts what a consumer had prefetched when it closed; from 4.3 on a release does not")
         .with(F::DeadLetters, Level::Emulated, limits(), "listing returns the messages to their places")

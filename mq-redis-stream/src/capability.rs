@@ -46,6 +46,7 @@ pub(crate) fn capabilities(config: &RedisConfig, server: &Server) -> Capabilitie
         .with(F::AutoAck, Level::Emulated, limits(), "acknowledged before it is handed out")
         .with(F::NonBlockingRetry, Level::Emulated, late, "stays in the stream, and is handed out again when due by the broker's clock")
         .with(F::KeyOrderedRetry, Level::Emulated, limits(), "the message waits in the consumer's memory, its attempt beside the stream")
+        .with(F::KeyIndependentRetry, Level::Emulated, limits(), "until 1,000 messages or 16 MiB of the partition wait behind it")
         .with(F::DurableAttempts, Level::Emulated, limits(), "recorded beside the stream in the step that schedules the retry")
         .with(F::RedeliveryCount, Level::Native, limits(), "also counts what a dead consumer had prefetched")
         .with(F::DeadLetters, Level::Emulated, limits(), "a stream for each group and partition; moved there in one step")

@@ -14,6 +14,7 @@ use mq_core::name::{Group, Topic};
 use mq_core::subscription::GroupMode;
 use tokio::time::Instant;
 
+use crate::attempts;
 use crate::audit::Settings;
 use crate::core::Core;
 use crate::dead_letters::RocketDeadLetters;
@@ -23,6 +24,7 @@ use crate::names;
 use crate::remoting::{Command, code};
 use crate::route::{Queue, Route};
 use crate::sending::position;
+use crate::source::Source;
 use crate::topology::{self, Place};
 
 #[derive(Debug)]
@@ -194,6 +196,8 @@ impl AdminDriver for RocketAdmin {
     async fn seek(&self, topic: &Topic, group: &Group, to: &SeekTo) -> Result<()> {
         let deadline = self.core.deadline();
         let (place, route) = self.require_group(topic, group, deadline).await?;
+        let [source, _] = Source::of_group(topic, group)?;
+        let ordered = topology::has_topic(&self.core, &place.attempts, deadline).await?;
         let mut moved = false;
         for queue in &route.readable {
             let offset = match to {
@@ -210,6 +214,9 @@ impl AdminDriver for RocketAdmin {
             moved = true;
             let gaps = Gaps::new(&queue.broker, &place.group.as_str().into(), &place.topic, queue.id);
             gaps.clear(&self.core, deadline).await?;
+            if ordered {
+                attempts::forget(&self.core, &source, queue).await?;
+            }
             let command = Command::request(code::RESET_OFFSET)
                 .field("topic", &place.topic)
                 .field("group", &place.group)
@@ -230,8 +237,10 @@ impl AdminDriver for RocketAdmin {
         let place = Place::new(&spec.topic, &spec.group)?;
         let own = |queues: u32| vec![("queues".to_owned(), queues.to_string()), ("perm".to_owned(), "6".to_owned())];
         let mut items = Vec::new();
-        let topics = [(&place.topic, self.core.config.partitions), (&place.retry, 1), (&place.dead_letters, 1)];
-        for (name, queues) in topics {
+        let queues = self.core.config.partitions;
+        let topics = [(&place.topic, queues), (&place.retry, 1), (&place.dead_letters, 1)];
+        let attempts = (spec.mode == GroupMode::Ordered).then_some((&place.attempts, queues));
+        for (name, queues) in topics.into_iter().chain(attempts) {
             let exists = topology::has_topic(&self.core, name, deadline).await?;
             items.push(TopologyItem {
                 kind: "topic",
@@ -269,13 +278,15 @@ impl AdminDriver for RocketAdmin {
 
     async fn examine(&self, spec: &AuditSpec) -> Result<Vec<Finding>> {
         let deadline = self.core.deadline();
-        let GroupSpec { topic, group, retry_delays, .. } = &spec.group;
+        let GroupSpec { topic, group, retry_delays, mode, .. } = &spec.group;
         let place = Place::new(topic, group)?;
         self.core.fresh_route(&place.topic, deadline).await?;
         let settings = Settings::read(&self.core, deadline).await?;
         let mut findings: Vec<Finding> =
             settings.iter().flat_map(|one| one.findings(&self.core.config, retry_delays)).collect();
-        if self.core.config.topology != Mode::Declare && !topology::exists(&self.core, &place, deadline).await? {
+        let ordered = *mode == GroupMode::Ordered;
+        let declares = self.core.config.topology == Mode::Declare;
+        if !declares && !topology::exists(&self.core, &place, ordered, deadline).await? {
             findings.push(Finding::refusal(
                 "dead-letter-place",
                 format!("missing: places of the group `{group}`: what fails could be stored nowhere"),

@@ -13,17 +13,12 @@ use mq_core::name::{Group, Topic};
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::error::answer;
-use crate::remoting::{Command, code};
+use crate::pull::{STEP, pull};
+use crate::remoting::code;
 use crate::route::Queue;
-use crate::stored::{self, Stored};
+use crate::stored::Stored;
 use crate::topology::{self, Place};
 use crate::wire;
-
-/// How many are brought back side by side.
-const STEP: usize = 32;
-/// Reads as a subscription that the request itself names.
-const SUBSCRIPTION: u32 = 4;
 
 #[derive(Debug)]
 pub(crate) struct RocketDeadLetters {
@@ -60,38 +55,10 @@ impl RocketDeadLetters {
     }
 
     /// Up to `max`, from `offset` on.
-    async fn read(&self, queue: &Queue, mut offset: i64, end: i64, max: usize) -> Result<Vec<Letter>> {
-        let mut letters = Vec::new();
-        while letters.len() < max && offset < end {
-            let command = Command::request(code::PULL_MESSAGE)
-                .field("consumerGroup", &self.place.group)
-                .field("topic", &self.place.dead_letters)
-                .field("queueId", queue.id)
-                .field("queueOffset", offset)
-                .field("maxMsgNums", (max - letters.len()).min(STEP))
-                .field("sysFlag", SUBSCRIPTION)
-                .field("commitOffset", 0)
-                .field("suspendTimeoutMillis", 0)
-                .field("subscription", "*")
-                .field("subVersion", 0)
-                .field("expressionType", "TAG");
-            let pulled = self.core.ask(&queue.broker, command, self.core.deadline()).await?;
-            let next: i64 = pulled.number("nextBeginOffset").unwrap_or(offset);
-            match pulled.code {
-                answer::SUCCESS => {
-                    let came = stored::decode(pulled.body)?;
-                    letters.extend(came.into_iter().map(|stored| self.letter(queue, stored)));
-                }
-                answer::PULL_NOT_FOUND | answer::PULL_RETRY_IMMEDIATELY | answer::PULL_OFFSET_MOVED => {}
-                _ => return Err(pulled.refusal()),
-            }
-            if next <= offset {
-                break;
-            }
-            offset = next;
-        }
-        letters.truncate(max);
-        Ok(letters)
+    async fn read(&self, queue: &Queue, offset: i64, end: i64, max: usize) -> Result<Vec<Letter>> {
+        let Place { group, dead_letters, .. } = &self.place;
+        let came = pull(&self.core, group, dead_letters, queue, (offset, end), max).await?;
+        Ok(came.into_iter().map(|stored| self.letter(queue, stored)).collect())
     }
 
     fn letter(&self, queue: &Queue, stored: Stored) -> Letter {

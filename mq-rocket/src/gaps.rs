@@ -45,6 +45,15 @@ struct State {
     noted: i64,
 }
 
+/// What is known of an answer's messages.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    /// A member before has settled them.
+    pub(crate) done: BTreeSet<i64>,
+    /// Somebody may have had some of them: the queue does not go on where this member left it.
+    pub(crate) seen: bool,
+}
+
 impl Gaps {
     pub(crate) fn new(node: &Arc<Node>, group: &Arc<str>, topic: &str, queue: u32) -> Self {
         let (node, group, topic) = (Arc::clone(node), Arc::clone(group), topic.to_owned());
@@ -52,9 +61,9 @@ impl Gaps {
     }
 
     /// Takes in which messages the broker handed out of the queue, and `again` when some of them were
-    /// handed out before. Returns those that are done.
-    pub(crate) async fn begin(&self, core: &Core, offsets: &[i64], again: bool, deadline: Instant) -> BTreeSet<i64> {
-        let (Some(&first), Some(&last)) = (offsets.iter().min(), offsets.iter().max()) else { return BTreeSet::new() };
+    /// handed out before.
+    pub(crate) async fn begin(&self, core: &Core, offsets: &[i64], again: bool, deadline: Instant) -> Begun {
+        let (Some(&first), Some(&last)) = (offsets.iter().min(), offsets.iter().max()) else { return Begun::default() };
         let mut state = self.state.lock().await;
         let goes_on = !again && state.next == Some(first);
         state.next = Some(last.saturating_add(1));
@@ -73,7 +82,8 @@ impl Gaps {
         let room = first..first.saturating_add(2 * i64::from(BITS));
         state.settled = room.filter(|offset| holds(state.noted, *offset)).collect();
         state.back = None;
-        offsets.iter().copied().filter(|offset| state.settled.contains(offset)).collect()
+        let done = offsets.iter().copied().filter(|offset| state.settled.contains(offset)).collect();
+        Begun { done, seen: !goes_on }
     }
 
     /// To be called before the acknowledgement: with it somebody else may take what was given back.

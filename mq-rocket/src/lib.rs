@@ -2,6 +2,7 @@
 
 mod acks;
 mod admin;
+mod attempts;
 mod audit;
 mod broker;
 mod capability;
@@ -18,6 +19,7 @@ mod lane;
 mod leases;
 mod names;
 mod producer;
+mod pull;
 mod reader;
 mod receipt;
 mod remoting;

@@ -49,6 +49,11 @@ pub(crate) fn dead_letters(topic: &Topic, group: &Group) -> String {
     encode(&derived(topic.name(), group.as_str(), "dlq", MAX_TOPIC))
 }
 
+/// The attempts of what an ordered group holds for a retry.
+pub(crate) fn attempts(topic: &Topic, group: &Group) -> String {
+    encode(&derived(topic.name(), group.as_str(), "attempts", MAX_TOPIC))
+}
+
 /// The group whose retries of this topic wait there.
 pub(crate) fn group_of_retry(topic: &Topic, name: &str) -> Option<Group> {
     let rest = name.strip_prefix(&encode(topic.name()))?.strip_prefix(SEPARATOR)?;
@@ -58,7 +63,7 @@ pub(crate) fn group_of_retry(topic: &Topic, name: &str) -> Option<Group> {
 
 /// True for the places of groups, which no list of topics shows.
 pub(crate) fn is_derived(name: &str) -> bool {
-    name.ends_with("--retry") || name.ends_with("--dlq")
+    ["--retry", "--dlq", "--attempts"].iter().any(|end| name.ends_with(end))
 }
 
 fn fit(name: &str, max: usize) -> String {

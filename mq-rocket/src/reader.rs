@@ -8,6 +8,7 @@ use mq_core::driver::Incoming;
 use mq_core::error::{ErrorKind, Result};
 use tokio::time::Instant;
 
+use crate::attempts;
 use crate::core::Core;
 use crate::error::answer;
 use crate::gaps::Gaps;
@@ -175,13 +176,30 @@ impl Reader {
         let mut arrived: Vec<_> = arrived.collect();
         if let Some(gaps) = &self.gaps {
             let offsets: Vec<i64> = arrived.iter().map(|(_, lease)| lease.receipt.offset).collect();
-            let done = gaps.begin(&self.core, &offsets, again, self.core.deadline()).await;
-            if !done.is_empty() {
-                self.skip(&done, &mut arrived).await;
+            let begun = gaps.begin(&self.core, &offsets, again, self.core.deadline()).await;
+            if !begun.done.is_empty() {
+                self.skip(&begun.done, &mut arrived).await;
+            }
+            if begun.seen {
+                self.recall(source, &mut arrived).await;
             }
         }
         self.session.take_in(arrived);
         Ok(())
+    }
+
+    /// Gives what came again the attempts recorded of it. While they cannot be read it waits, as long as it is ours.
+    async fn recall(&self, source: &Source, arrived: &mut [(Incoming, Lease)]) {
+        let until = arrived.iter().map(|(_, lease)| lease.until).min().unwrap_or_else(Instant::now);
+        loop {
+            let came = arrived.iter_mut().map(|(incoming, lease)| (incoming, &lease.receipt));
+            let Err(cause) = attempts::recall(&self.core, source, &self.node, came).await else { return };
+            if cause.kind() == ErrorKind::NotFound || self.session.is_closing() || Instant::now() + PAUSE >= until {
+                tracing::warn!(%cause, topic = names::shown(&source.from), "attempts recorded before are not known");
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Acknowledges what a member before has settled behind a message that it gave back. What cannot be acknowledged

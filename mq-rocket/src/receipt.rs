@@ -17,7 +17,7 @@ pub(crate) struct Receipt {
     pub(crate) group: Arc<str>,
     /// The topic it was taken from: the one asked for, or the broker's own retry topic of the group.
     topic: String,
-    queue: u32,
+    pub(crate) queue: u32,
     pub(crate) offset: i64,
     text: String,
 }

@@ -109,6 +109,11 @@ impl Route {
         }
         Ok(route)
     }
+
+    /// How many queues can be read at one broker.
+    pub(crate) fn queues_at(&self, node: &Node) -> u32 {
+        u32::try_from(self.readable.iter().filter(|queue| *queue.broker == *node).count()).unwrap_or(QUEUES)
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use mq_core::error::{ErrorKind, Result};
 use mq_core::message::{Headers, control};
 
 use crate::acks;
+use crate::attempts;
 use crate::core::Core;
 use crate::error::error;
 use crate::leases;
@@ -74,9 +75,12 @@ impl RocketSettler {
                 self.dead_letter(token, *letter).await?;
                 leases::ack(&self.core, &lease).await?
             }
-            Settle::Hold(_) => {
-                return Err(error(ErrorKind::Unsupported, "messages are not held for retry here")
-                    .with_hint("retry through the broker: RetryPolicy without key order"));
+            Settle::Hold(hold) => {
+                let receipt = lease.receipt.clone();
+                // It stays ours: its lease is renewed while the record is stored.
+                drop(lease);
+                attempts::note(&self.core, self.source(token)?, &receipt, &hold).await?;
+                return Ok(Settled::Durable);
             }
         };
         lease.settled = true;

@@ -24,6 +24,8 @@ pub(crate) struct Source {
     pub(crate) retry: String,
     /// Where dead letters go.
     pub(crate) dead_letters: String,
+    /// Where attempts are recorded, in ordered groups.
+    pub(crate) attempts: String,
     pub(crate) group: Group,
 }
 
@@ -36,6 +38,7 @@ impl Source {
             trusted,
             retry: names::retry(topic, group),
             dead_letters: names::dead_letters(topic, group),
+            attempts: names::attempts(topic, group),
             group: group.clone(),
         };
         Ok([source(names::topic(topic)?, false), source(names::retry(topic, group), true)])

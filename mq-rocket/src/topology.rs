@@ -31,6 +31,8 @@ pub(crate) struct Place {
     pub(crate) group: String,
     pub(crate) retry: String,
     pub(crate) dead_letters: String,
+    /// In ordered groups only.
+    pub(crate) attempts: String,
 }
 
 impl Place {
@@ -40,6 +42,7 @@ impl Place {
             group: names::group(group),
             retry: names::retry(topic, group),
             dead_letters: names::dead_letters(topic, group),
+            attempts: names::attempts(topic, group),
         })
     }
 
@@ -111,7 +114,7 @@ pub(crate) async fn prepare(
         Mode::Declare => declare(core, place, start, ordered, deadline).await,
         Mode::Verify => {
             core.fresh_route(&place.topic, deadline).await?;
-            if exists(core, place, deadline).await? {
+            if exists(core, place, ordered, deadline).await? {
                 return Ok(());
             }
             Err(error(ErrorKind::NotFound, "the group is not declared, and this program may not do it")
@@ -123,8 +126,9 @@ pub(crate) async fn prepare(
 }
 
 /// True when the group and its places are there.
-pub(crate) async fn exists(core: &Core, place: &Place, deadline: Instant) -> Result<bool> {
-    for topic in [&place.retry, &place.dead_letters] {
+pub(crate) async fn exists(core: &Core, place: &Place, ordered: bool, deadline: Instant) -> Result<bool> {
+    let attempts = ordered.then_some(&place.attempts);
+    for topic in [&place.retry, &place.dead_letters].into_iter().chain(attempts) {
         if !has_topic(core, topic, deadline).await? {
             return Ok(false);
         }
@@ -172,6 +176,11 @@ pub(crate) async fn declare(
     let new = !has_topic(core, &place.retry, deadline).await?;
     // First: whoever deletes a group of that name elsewhere sees that it is wanted here.
     create_topic(core, &place.dead_letters, PLACE_QUEUES, &route.nodes, deadline).await?;
+    if ordered {
+        // As many queues as the topic has: each keeps the records of one.
+        let most = route.nodes.iter().map(|node| route.queues_at(node)).max().unwrap_or(1);
+        create_topic(core, &place.attempts, most.max(1), &route.nodes, deadline).await?;
+    }
     for node in &route.nodes {
         // A group of the broker's has many topics. What order its messages come in is asked with each request.
         if group_config(core, node, &place.group, deadline).await?.is_none() {
@@ -284,6 +293,9 @@ pub(crate) async fn delete(core: &Core, place: &Place, deadline: Instant) -> Res
     let nodes = core.nodes(deadline).await?;
     for topic in [&place.retry, &place.dead_letters] {
         delete_topic(core, topic, &nodes, deadline).await?;
+    }
+    if has_topic(core, &place.attempts, deadline).await? {
+        delete_topic(core, &place.attempts, &nodes, deadline).await?;
     }
     // The dead letters of a topic for which the group is just being declared are there before the group.
     let others = ["retry", "dlq"].map(|kind| format!("--{}--{kind}", place.group));

@@ -181,12 +181,7 @@ pub(crate) fn by_key(kind: Kind) {
         .collect();
     broker.mq_with(&["send", &broker.topic, "--ndjson"], input.as_bytes()).ok();
     let script = r#"sleep 0.0$((RANDOM % 5)) 2>/dev/null; cat >> "$1/$MQ_KEY"; echo >> "$1/$MQ_KEY""#;
-    let mut flags = vec!["--by-key", "--concurrency", "3", "--max", "30"];
-    if kind == Kind::Rocket {
-        let refused = broker.mq(&work(&broker, &flags, script, &folder));
-        refused.failed(1, &["key-ordered-retry", "--unordered-retries"]);
-        flags.push("--unordered-retries");
-    }
+    let flags = ["--by-key", "--concurrency", "3", "--max", "30"];
     broker.mq(&work(&broker, &flags, script, &folder)).ok();
     for key in 0..3 {
         let expected: Vec<String> =

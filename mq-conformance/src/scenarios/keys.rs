@@ -18,7 +18,7 @@ scenarios!("keys":
     one_at_a_time_and_in_order_for_each_key [9] [KeyedOrder];
     keys_do_not_wait_for_each_other [5, 9] [KeyedOrder];
     order_is_kept_across_retries [5, 9] [KeyOrderedRetry];
-    other_keys_flow_while_one_retries [5, 9] [KeyOrderedRetry];
+    other_keys_flow_while_one_retries [5, 9] [KeyIndependentRetry];
     attempts_are_counted_in_key_order_too [4, 9] [KeyOrderedRetry];
     a_dead_letter_lets_its_followers_go_on [7, 9] [KeyOrderedRetry, DeadLetters];
     without_a_key_order_there_is_no_promise_to_break [9] [KeyedOrder];

@@ -34,6 +34,7 @@ pub(super) fn capabilities(config: &MemoryConfig) -> Capabilities {
         .with(Feature::NonBlockingRetry, Level::Native, lateness, timed)
         .native([
             Feature::KeyOrderedRetry,
+            Feature::KeyIndependentRetry,
             Feature::DurableAttempts,
             Feature::RedeliveryCount,
             Feature::DeadLetters,

@@ -65,13 +65,10 @@ impl Scene {
     }
 
     pub(crate) fn worker(&self, concurrency: u32) -> Result<Worker> {
-        // RocketMQ keeps the order of a key but for what is retried; nothing is here.
-        let unordered: &[&str] = if self.url.starts_with("rocketmq") { &["--unordered-retries"] } else { &[] };
         let noter = self.noter()?;
         let mut command = self.command();
         command
             .args(["work", &self.topic, "--group", "g", "--by-key", "--concurrency", &concurrency.to_string()])
-            .args(unordered)
             .arg("--")
             .arg(noter)
             .arg("note")
