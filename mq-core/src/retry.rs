@@ -13,8 +13,8 @@ pub enum RetryOrder {
     /// The retry waits in the broker; later messages of its key are handled meanwhile.
     #[default]
     NonBlocking,
-    /// The retry waits in memory, its attempt recorded durably; later messages of its key wait behind it, other keys
-    /// flow. Needs the capability `KeyOrderedRetry`.
+    /// The retry waits in memory, its attempt recorded durably; later messages of its key wait behind it. Needs the
+    /// capability `KeyOrderedRetry`; with `KeyIndependentRetry` other keys flow, else their partition waits with it.
     KeepKeyOrder,
 }
 
