@@ -51,6 +51,8 @@ mod scenario;
 mod scenarios;
 #[cfg(feature = "secrets")]
 pub mod secrets;
+#[cfg(feature = "secrets")]
+pub mod smoke;
 pub mod spoil;
 mod work;
 

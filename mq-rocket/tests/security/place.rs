@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use mq_conformance::smoke;
 use mq_core::config::Url;
 use mq_core::driver::TopicSpec;
 use mq_core::error::Result;
-use mq_core::message::{Message, MessageId};
-use mq_core::name::{Group, Topic};
+use mq_core::message::Message;
+use mq_core::name::Group;
 use mq_core::subscription::Subscription;
 use mq_core::{Broker, Verdict};
 use mq_rocket::{RocketBroker, RocketConfig};
@@ -20,9 +21,7 @@ pub(crate) const MARGIN: Duration = Duration::from_secs(3);
 
 /// The broker that `variable` of the environment names.
 pub(crate) fn config(variable: &str) -> RocketConfig {
-    let url = std::env::var(variable).unwrap_or_else(|_| {
-        panic!("{variable} is not set: cargo xtask brokers up rocket-5.4 rocket-5.4-guarded prints what to set")
-    });
+    let url = smoke::variable(variable, "rocket-5.4 rocket-5.4-guarded");
     let mut config = RocketConfig::from_url(&Url::parse(&url).unwrap()).unwrap();
     config.connect_timeout = CONNECT;
     config.send_timeout = CONNECT;
@@ -56,8 +55,7 @@ pub(crate) async fn works(config: RocketConfig, name: &str) {
     // A topic is known at the name server a moment after it is made.
     let config = RocketConfig { connect_timeout: CONNECT * 4, ..config };
     let broker = connect(config).await.unwrap();
-    let topic = Topic::parse(format!("{name}-{}", MessageId::generate(SystemTime::now()))).unwrap();
-    let group = Group::parse("security").unwrap();
+    let (topic, group) = (smoke::unique(name), Group::parse("security").unwrap());
     broker.admin().declare_topic(&TopicSpec::new(topic.clone())).await.unwrap();
     let mut consumer = broker.consumer(Subscription::new(topic.clone(), group.as_str())).await.unwrap();
     let producer = broker.producer().await.unwrap();
