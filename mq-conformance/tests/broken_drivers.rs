@@ -114,7 +114,7 @@ broken! {
     drops_the_trace: producing::DropsHeaders, "follow_ups::the_trace_travels", "in time";
     // Only when something breaks.
     commits_too_early: faulty::CommitsTooEarly, "faults::members_killed_under_load", "never came";
-    forgets_on_reconnect: faulty::ForgetsOnReconnect, "faults::connections_cut_under_load", "after the fault";
+    forgets_on_reconnect: faulty::ForgetsOnReconnect, "faults::connections_cut_under_load", "after the fault|should have been handled";
     acks_stale: faulty::AcksStale, "faults::a_settlement_of_a_lost_session_is_stale", "stale";
     loses_the_last_batch_on_drain: faulty::LosesTheLastBatch, "faults::members_come_and_go", "wait at the broker|came again";
     // Dead letters, lag, what is declared.
