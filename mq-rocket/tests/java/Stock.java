@@ -56,6 +56,7 @@ public final class Stock {
     private static DefaultMQProducer producer(String names) throws Exception {
         DefaultMQProducer producer = new DefaultMQProducer("stock-producer");
         producer.setNamesrvAddr(names);
+        producer.setMqClientApiTimeout(TIMEOUT_MILLIS);
         producer.setSendMsgTimeout(TIMEOUT_MILLIS);
         producer.start();
         return producer;
@@ -90,6 +91,7 @@ public final class Stock {
     private static void half(String names, String topic) throws Exception {
         TransactionMQProducer producer = new TransactionMQProducer("stock-half");
         producer.setNamesrvAddr(names);
+        producer.setMqClientApiTimeout(TIMEOUT_MILLIS);
         producer.setSendMsgTimeout(TIMEOUT_MILLIS);
         CountDownLatch asked = new CountDownLatch(2);
         AtomicLong last = new AtomicLong();
@@ -127,6 +129,7 @@ public final class Stock {
     private static void receive(String names, String topic, String group, int count) throws Exception {
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(group);
         consumer.setNamesrvAddr(names);
+        consumer.setMqClientApiTimeout(TIMEOUT_MILLIS);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.subscribe(topic, "*");
         CountDownLatch missing = new CountDownLatch(count);
