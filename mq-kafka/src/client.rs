@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mq_core::error::{Error, ErrorKind, Result};
 use rdkafka::client::ClientContext;
@@ -19,6 +20,8 @@ const CLIENT_MAX_BYTES: u32 = 100_000_000;
 
 /// How often a client that lives long tells its figures: in milliseconds.
 const FIGURES: &str = "2000";
+/// A client that wants a broker tries one at least every second.
+const LEFT_ALONE: Duration = Duration::from_secs(3);
 
 /// Settings all clients share.
 fn common(config: &Config) -> ClientConfig {
@@ -136,7 +139,7 @@ pub(crate) fn consumer_config(config: &Config, group: &str) -> ClientConfig {
     with_native(client, config)
 }
 
-/// Notices that a client has forgotten every broker and looks for none any more: only another client helps
+/// Notices that a client has lost every broker and looks for none any more: only another client helps
 /// (docs/decisions/kafka-stranded.md).
 #[derive(Debug, Default)]
 pub(crate) struct Stranded(AtomicU32);
@@ -145,20 +148,43 @@ impl Stranded {
     /// For a moment between two sets of brokers a client may have none.
     const LOOKS: u32 = 2;
 
-    /// Looks at what the client tells of itself. What it connects to is configured or learned; the rest only stands for
-    /// one of those.
+    /// Looks at what the client tells of itself.
     pub(crate) fn look(&self, figures: &[u8]) {
-        let broker = |source: &[u8]| figures.windows(source.len()).any(|window| window == source);
-        if broker(br#""source":"learned""#) || broker(br#""source":"configured""#) {
-            self.0.store(0, Ordering::Relaxed);
-        } else {
+        if is_lost(&String::from_utf8_lossy(figures)) {
             self.0.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.0.store(0, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn is_certain(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= Self::LOOKS
     }
+}
+
+/// True when there is no broker the client would connect to; or when it connects to none of them although it wants to.
+/// Read as text: the client writes what others tell it into its figures without quoting it.
+fn is_lost(figures: &str) -> bool {
+    // What it connects to is configured or learned; the rest only stands for one of those.
+    let connects = |broker: &&str| ["configured\"", "learned\""].iter().any(|source| broker.starts_with(source));
+    let mut brokers = figures.split(r#""source":""#).skip(1).filter(connects).peekable();
+    if brokers.peek().is_none() {
+        return true;
+    }
+    // One that is being removed can stay for ever: nothing connects to it, and nobody else has its place.
+    let left_alone = |broker: &str| {
+        let age =
+            behind(broker, r#""stateage":"#).and_then(|age| age.split_once(',')).and_then(|(age, _)| age.parse().ok());
+        behind(broker, r#""state":""#).is_some_and(|state| state.starts_with("INIT\""))
+            && age.is_some_and(|age: u64| Duration::from_micros(age) >= LEFT_ALONE)
+    };
+    let sends = behind(figures, r#""msg_cnt":"#).is_some_and(|count| !count.starts_with("0,"));
+    let seeks = behind(figures, r#""cgrp": { "state": ""#).is_some_and(|state| !state.starts_with("up\""));
+    (sends || seeks) && brokers.all(left_alone)
+}
+
+fn behind<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
+    text.split_once(mark).map(|(_, rest)| rest)
 }
 
 /// What is known of a client's connection: librdkafka retries for ever and only tells by callback.
@@ -282,6 +308,26 @@ mod tests {
         assert!(stranded.is_certain());
         stranded.look(some);
         assert!(!stranded.is_certain());
+    }
+
+    /// As seen after the only broker was fenced for a moment, but for the figures nobody reads.
+    #[test]
+    fn a_broker_that_is_removed_for_ever_is_none() {
+        let figures = |state: &str, age: u64, messages: u32, group: &str| {
+            format!(
+                r#"{{ "name": "c", "msg_cnt":{messages}, "brokers":{{ "b:9092/1": {{ "name":"b:9092/1", "nodeid":1, "#
+            ) + &format!(r#""source":"learned", "state":"{state}", "stateage":{age}, "outbuf_cnt":0 }} , "#)
+                + r#""GroupCoordinator": { "nodeid":-1, "source":"logical", "state":"TRY_CONNECT", "stateage":73332745, "#
+                + &format!(
+                    r#""outbuf_cnt":1 }} }}, "cgrp": {{ "state": "{group}", "stateage": 73143, "join_state": "init" }} }}"#
+                )
+        };
+        assert!(is_lost(&figures("INIT", 73_000_000, 0, "query-coord")));
+        assert!(is_lost(&figures("INIT", 73_000_000, 5, "up")), "a producer with messages");
+        assert!(!is_lost(&figures("INIT", 73_000_000, 0, "up")), "nothing is wanted of a broker");
+        assert!(!is_lost(&figures("INIT", 1_000_000, 0, "query-coord")), "about to be connected to");
+        assert!(!is_lost(&figures("TRY_CONNECT", 73_000_000, 0, "query-coord")), "it may come back");
+        assert!(!is_lost(&figures("UP", 73_000_000, 0, "query-coord")));
     }
 
     /// The words looked for are the client's own.
