@@ -75,7 +75,7 @@ impl RocketDeadLetters {
                 .field("subscription", "*")
                 .field("subVersion", 0)
                 .field("expressionType", "TAG");
-            let pulled = self.core.ask(&queue.broker, command, self.core.deadline()).await?;
+            let pulled = self.core.ask_soon(&queue.broker, command, self.core.deadline()).await?;
             let next: i64 = pulled.number("nextBeginOffset").unwrap_or(offset);
             match pulled.code {
                 answer::SUCCESS => {
