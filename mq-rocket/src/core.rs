@@ -24,6 +24,8 @@ use crate::routes::Routes;
 const EVERYWHERE: &str = "SELF_TEST_TOPIC";
 /// A route is asked for again after this long.
 const ROUTE_AGE: Duration = Duration::from_secs(30);
+/// The same, while a broker that was there is not.
+const AWAITED: Duration = Duration::from_secs(1);
 /// How long one of several brokers is tried to be reached before the others must do.
 pub(crate) const REACH: Duration = Duration::from_secs(1);
 /// How long one of several brokers may take to answer what several are asked.
@@ -154,7 +156,9 @@ impl Core {
     }
 
     pub(crate) async fn route(&self, topic: &str, deadline: Instant) -> Result<Arc<Route>> {
-        self.route_within(topic, ROUTE_AGE, deadline).await
+        // One that is awaited back is looked for sooner.
+        let age = if self.routes.missing(topic).is_empty() { ROUTE_AGE } else { AWAITED };
+        self.route_within(topic, age, deadline).await
     }
 
     pub(crate) async fn fresh_route(&self, topic: &str, deadline: Instant) -> Result<Arc<Route>> {

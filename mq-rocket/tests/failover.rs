@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use mq_core::config::Url;
-use mq_core::driver::{BrokerDriver as _, TopicSpec};
+use mq_core::driver::TopicSpec;
 use mq_core::error::ErrorKind;
 use mq_core::message::{Message, MessageId, Position};
 use mq_core::name::Topic;
@@ -96,6 +96,8 @@ async fn send(producer: Producer, topic: Topic, name: u32, stop: Arc<AtomicBool>
             match producer.send(Message::to(topic.clone()).id(id.clone()).body(id.clone())).await {
                 Ok(receipt) => {
                     confirmed.insert(id, (broker_of(&receipt.position), Instant::now()));
+                    // All of it is to be read again.
+                    tokio::time::sleep(Duration::from_millis(40)).await;
                     break;
                 }
                 Err(cause) => {
@@ -142,9 +144,9 @@ async fn a_name_server_dies_and_comes_back_empty() {
     // What it answers now: nothing is known there.
     let mut alone = config();
     alone.hosts.truncate(1);
-    alone.connect_timeout = Duration::from_millis(500);
+    alone.connect_timeout = Duration::from_secs(1);
     let empty = RocketBroker::connect(alone).await.map(drop).unwrap_err();
-    assert_eq!(empty.kind(), ErrorKind::Unavailable, "{empty}");
+    assert!(empty.is_transient(), "it is empty, and says so: {empty}");
     let fresh = connect().await;
     for broker in [&broker, &other, &fresh] {
         assert_eq!(brokers_of(broker, &topic).await, "broker-a,broker-b");
@@ -172,7 +174,8 @@ async fn keyless_sends_go_on_and_nothing_is_lost() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let killed = Instant::now();
     control("kill", "broker-a").await;
-    let (took, consumer) = timed(broker.consumer(Subscription::new(&topic, "g").start(StartFrom::Earliest))).await;
+    let subscription = Subscription::new(&topic, "g").start(StartFrom::Earliest).prefetch(500);
+    let (took, consumer) = timed(broker.consumer(subscription)).await;
     let mut consumer = consumer.unwrap();
     assert!(took < SOON, "to open a consumer took {took:?}");
     let first = receive(&mut consumer, |seen| seen.len() > 200).await;
