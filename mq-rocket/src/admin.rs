@@ -1,5 +1,6 @@
 //! Topics, groups, lag and positions.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,7 +23,7 @@ use crate::error::{BACKEND, error};
 use crate::gaps::Gaps;
 use crate::names;
 use crate::remoting::{Command, code};
-use crate::route::{Queue, Route};
+use crate::route::{Node, Queue, Route};
 use crate::sending::position;
 use crate::source::Source;
 use crate::topology::{self, Place};
@@ -66,11 +67,45 @@ impl RocketAdmin {
         Ok(sum)
     }
 
+    /// Refuses to count without a broker that was there a moment ago.
+    fn check_whole(&self, place: &Place) -> Result<()> {
+        let places = [&place.topic, &place.retry, &place.dead_letters];
+        let away: BTreeSet<String> = places.iter().flat_map(|place| self.core.routes.missing(place)).collect();
+        if away.is_empty() {
+            return Ok(());
+        }
+        let away = away.into_iter().collect::<Vec<_>>().join(", ");
+        Err(error(ErrorKind::Unavailable, "brokers of the topic are away: what they have is not known")
+            .with_context("brokers", away)
+            .with_hint("ask again when they are back; consumers go on with the others"))
+    }
+
     fn info(topic: &Topic, route: &Route) -> TopicInfo {
         let partitions = u32::try_from(route.readable.len()).ok();
         let brokers: Vec<&str> = route.nodes.iter().map(|node| node.name.as_str()).collect();
         TopicInfo::new(topic.clone(), partitions, vec![("brokers".to_owned(), brokers.join(","))])
     }
+}
+
+/// How many queues each of its brokers has.
+fn shares(route: &Route) -> Vec<u32> {
+    let mut shares = BTreeMap::new();
+    for queue in &route.writable {
+        *shares.entry(&queue.broker.name).or_insert(0) += 1;
+    }
+    shares.into_values().collect()
+}
+
+/// True when a topic was not declared with so many partitions. One that was declared while a broker was away has more at
+/// the others, and later some at that one.
+fn is_other(shares: &[u32], partitions: u32, brokers: u32) -> bool {
+    let share = partitions.div_ceil(brokers).max(1);
+    let fewer = u32::try_from(shares.len()).is_ok_and(|count| count < brokers);
+    let even = shares.windows(2).all(|two| two.first() == two.last());
+    if even && !fewer {
+        return shares.first() != Some(&share);
+    }
+    !shares.iter().all(|queues| (share..=partitions.max(share)).contains(queues))
 }
 
 fn count(at: i64, end: i64) -> u64 {
@@ -98,23 +133,32 @@ impl AdminDriver for RocketAdmin {
         let name = names::topic(&spec.topic)?;
         let brokers = u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
         let queues = spec.partitions.unwrap_or(self.core.config.partitions).div_ceil(brokers).max(1);
+        let mut away: BTreeSet<String> = self.core.missing_nodes().into_iter().collect();
         if topology::has_topic(&self.core, &name, deadline).await? {
             let route = self.core.route(&name, deadline).await?;
-            let there = u32::try_from(route.writable.len()).unwrap_or(u32::MAX);
-            if spec.partitions.is_some() && there != queues.saturating_mul(brokers) {
+            let known = self.core.routes.missing(&name);
+            if let Some(partitions) = spec.partitions
+                && known.is_empty()
+                && is_other(&shares(&route), partitions, brokers)
+            {
                 return Err(error(ErrorKind::TopologyConflict, "the topic exists with another number of partitions")
                     .with_context("topic", &spec.topic)
-                    .with_context("partitions", there)
-                    .with_hint("ask for the same, or delete the topic and declare it anew"));
+                    .with_context("partitions", route.writable.len())
+                    .with_hint(
+                        "ask for the same, or delete the topic and declare it anew; is one of its brokers away?",
+                    ));
             }
-            return Ok(());
+            // Those have it.
+            away.retain(|broker| !known.contains(broker));
         }
-        topology::create_topic(&self.core, &name, queues, &nodes, deadline).await
+        away.extend(topology::create_topic(&self.core, &name, queues, &nodes, deadline).await?);
+        topology::done_on_all(&away, "brokers that are away do not have the topic yet")
+            .map_err(|cause| cause.with_context("topic", &spec.topic))
     }
 
     async fn list_topics(&self) -> Result<Vec<TopicInfo>> {
         let deadline = self.core.deadline();
-        let own = topology::list_own(&self.core, deadline).await?;
+        let (own, _) = topology::list_own(&self.core, deadline).await?;
         let mut topics = Vec::new();
         for name in topology::list(&self.core, deadline).await? {
             if own.contains(&name) || names::is_derived(&name) || name.starts_with("rmq_sys_") {
@@ -148,7 +192,9 @@ impl AdminDriver for RocketAdmin {
     async fn declare_group(&self, spec: &GroupSpec) -> Result<()> {
         let place = Place::new(&spec.topic, &spec.group)?;
         let ordered = spec.mode == GroupMode::Ordered;
-        topology::declare(&self.core, &place, &spec.start, ordered, self.core.deadline()).await
+        let away = topology::declare(&self.core, &place, &spec.start, ordered, self.core.deadline()).await?;
+        topology::done_on_all(&away, "brokers that are away do not know of the group yet")
+            .map_err(|cause| cause.with_context("group", &spec.group))
     }
 
     async fn list_groups(&self, topic: &Topic) -> Result<Vec<GroupInfo>> {
@@ -168,6 +214,7 @@ impl AdminDriver for RocketAdmin {
     async fn lag(&self, topic: &Topic, group: &Group) -> Result<Lag> {
         let deadline = self.core.deadline();
         let (place, route) = self.require_group(topic, group, deadline).await?;
+        self.check_whole(&place)?;
         let mut lag = Lag::default();
         for queue in &route.readable {
             let (at, end) = self.behind(&place, &place.topic, queue, deadline).await?;
@@ -196,9 +243,13 @@ impl AdminDriver for RocketAdmin {
     async fn seek(&self, topic: &Topic, group: &Group, to: &SeekTo) -> Result<()> {
         let deadline = self.core.deadline();
         let (place, route) = self.require_group(topic, group, deadline).await?;
+        if !matches!(to, SeekTo::Position(_)) {
+            self.check_whole(&place)?;
+        }
         let [source, _] = Source::of_group(topic, group)?;
         let ordered = topology::has_topic(&self.core, &place.attempts, deadline).await?;
-        let mut moved = false;
+        // First all places, so that a broker that is away leaves the group where it is.
+        let mut places = Vec::new();
         for queue in &route.readable {
             let offset = match to {
                 SeekTo::Earliest => {
@@ -211,7 +262,9 @@ impl AdminDriver for RocketAdmin {
                 SeekTo::Position(Position::Log { partition, offset }) if *partition == queue.partition() => *offset,
                 _ => continue,
             };
-            moved = true;
+            places.push((queue, offset));
+        }
+        for (queue, offset) in &places {
             let gaps = Gaps::new(&queue.broker, &place.group.as_str().into(), &place.topic, queue.id);
             gaps.clear(&self.core, deadline).await?;
             if ordered {
@@ -224,9 +277,9 @@ impl AdminDriver for RocketAdmin {
                 .field("offset", offset)
                 .field("timestamp", -1)
                 .field("isForce", true);
-            self.core.ask(&queue.broker, command, deadline).await?.success()?;
+            self.core.ask_soon(&queue.broker, command, deadline).await?.success()?;
         }
-        if moved {
+        if !places.is_empty() {
             return Ok(());
         }
         Err(Error::config("the topic has no such partition").with_backend(BACKEND).with_context("topic", topic))
@@ -249,10 +302,10 @@ impl AdminDriver for RocketAdmin {
                 exists: Some(exists),
             });
         }
-        let mut exists = true;
-        for node in self.core.nodes(deadline).await? {
-            exists &= topology::group_config(&self.core, &node, &place.group, deadline).await?.is_some();
-        }
+        let nodes = self.core.nodes(deadline).await?;
+        let (core, group) = (&*self.core, &place.group);
+        let ask = |node: Arc<Node>| async move { topology::group_config(core, &node, group, deadline).await };
+        let exists = topology::on_each(&nodes, ask).await?.done.iter().all(|(_, config)| config.is_some());
         let ordered = (spec.mode == GroupMode::Ordered).to_string();
         items.push(TopologyItem {
             kind: "group",
@@ -265,7 +318,9 @@ impl AdminDriver for RocketAdmin {
 
     async fn audit(&self) -> Result<Vec<String>> {
         let settings = Settings::read(&self.core, self.core.deadline()).await?;
+        let (settings, away) = settings;
         let mut warnings: Vec<String> = settings.iter().flat_map(Settings::warnings).collect();
+        warnings.extend(away.iter().map(|broker| format!("{broker}: away: what is risky about it is not known")));
         let config = &self.core.config;
         let here = |host: &String| ["127.0.0.1", "localhost", "[::1]"].iter().any(|here| host.starts_with(here));
         if !config.tls.enabled && !config.hosts.iter().all(here) {
@@ -281,7 +336,7 @@ impl AdminDriver for RocketAdmin {
         let GroupSpec { topic, group, retry_delays, mode, .. } = &spec.group;
         let place = Place::new(topic, group)?;
         self.core.fresh_route(&place.topic, deadline).await?;
-        let settings = Settings::read(&self.core, deadline).await?;
+        let (settings, _) = Settings::read(&self.core, deadline).await?;
         let mut findings: Vec<Finding> =
             settings.iter().flat_map(|one| one.findings(&self.core.config, retry_delays)).collect();
         let ordered = *mode == GroupMode::Ordered;
@@ -299,5 +354,22 @@ impl AdminDriver for RocketAdmin {
     async fn dead_letters(&self, topic: &Topic, group: &Group) -> Result<Box<dyn DeadLetterDriver>> {
         self.require_group(topic, group, self.core.deadline()).await?;
         Ok(Box::new(RocketDeadLetters::new(Arc::clone(&self.core), topic, group)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_met_a_broker_away_is_no_other() {
+        for (shares, partitions, brokers) in [(&[4][..], 4, 1), (&[2, 2], 4, 2), (&[4], 4, 2), (&[2, 4], 4, 2)] {
+            assert!(!is_other(shares, partitions, brokers), "{shares:?}");
+        }
+        for (shares, partitions, brokers) in
+            [(&[4][..], 2, 1), (&[2], 4, 1), (&[4, 4], 4, 2), (&[1, 1], 4, 2), (&[1], 4, 2)]
+        {
+            assert!(is_other(shares, partitions, brokers), "{shares:?}");
+        }
     }
 }

@@ -89,7 +89,7 @@ async fn store(core: &Core, source: &Source, node: &Arc<Node>, queue: u32, patch
     let place = place(core, source, node, queue, deadline).await?;
     let record = wire::hop(&Message::to(source.topic.clone()), patch)?;
     let command = single(&source.attempts, &place, &record);
-    let answer = call(&core.link(&place.broker.address), &command, deadline).await.map_err(failed)?;
+    let answer = call(&core.link(&place.broker), &command, deadline, deadline).await.map_err(failed)?;
     stored(&answer).map(drop).map_err(|cause| cause.with_context("topic", names::shown(&source.attempts)))
 }
 

@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::error::error;
 use crate::remoting::{Command, code};
 use crate::route::Node;
+use crate::topology;
 
 /// From this on a broker deletes its oldest files, whoever still needs them.
 const DELETES: f64 = 0.85;
@@ -36,13 +37,11 @@ struct Runtime {
 }
 
 impl Settings {
-    /// Of every broker.
-    pub(crate) async fn read(core: &Core, deadline: Instant) -> Result<Vec<Self>> {
-        let mut all = Vec::new();
-        for node in core.nodes(deadline).await? {
-            all.push(Self::of(core, &node, deadline).await?);
-        }
-        Ok(all)
+    /// Of every broker; and the names of those that are away.
+    pub(crate) async fn read(core: &Core, deadline: Instant) -> Result<(Vec<Self>, Vec<String>)> {
+        let nodes = core.nodes(deadline).await?;
+        let read = topology::on_each(&nodes, |node| async move { Self::of(core, &node, deadline).await }).await?;
+        Ok((read.done.into_iter().map(|(_, settings)| settings).collect(), read.away))
     }
 
     async fn of(core: &Core, node: &Node, deadline: Instant) -> Result<Self> {
@@ -164,7 +163,7 @@ impl Settings {
 
 /// The answer; `None` to one who may not ask.
 async fn ask(core: &Core, node: &Node, code: i32, deadline: Instant) -> Result<Option<Command>> {
-    match core.ask(node, Command::request(code), deadline).await?.success() {
+    match core.ask_soon(node, Command::request(code), deadline).await?.success() {
         Ok(answer) => Ok(Some(answer)),
         Err(cause) if cause.kind() == ErrorKind::Auth => Ok(None),
         Err(cause) => Err(cause),

@@ -42,7 +42,7 @@ impl RocketBroker {
     pub async fn connect(config: RocketConfig) -> Result<Self> {
         config.check().map_err(|cause| cause.with_backend(BACKEND))?;
         let capabilities = capabilities(&config);
-        let core = Arc::new(Core::new(config)?);
+        let core = Core::new(config)?;
         let deadline = core.deadline();
         let ready = loop {
             // The first thing a broker refuses a login for.
@@ -94,7 +94,11 @@ impl BrokerDriver for RocketBroker {
         let started = Instant::now();
         // A question that the broker itself must answer.
         match tokio::time::timeout(deadline, topology::list_own(&self.core, started + deadline)).await {
-            Ok(Ok(_)) => Health::up(started.elapsed(), "RocketMQ answers"),
+            Ok(Ok((_, away))) if away.is_empty() => Health::up(started.elapsed(), "RocketMQ answers"),
+            Ok(Ok((_, away))) => {
+                let away = away.join(", ");
+                Health::up(started.elapsed(), format!("RocketMQ answers, but these of its brokers are away: {away}"))
+            }
             Ok(Err(cause)) => Health::down(cause.to_string()),
             Err(_) => Health::down("no answer within the deadline"),
         }

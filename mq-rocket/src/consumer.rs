@@ -11,15 +11,12 @@ use mq_core::error::{Error, Result};
 use mq_core::message::MessageId;
 use mq_core::name::Group;
 use mq_core::subscription::{GroupMode, StartFrom};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::gaps::Gaps;
 use crate::leases;
 use crate::names;
-use crate::reader::Reader;
-use crate::remoting::Link;
+use crate::readers::Readers;
 use crate::session::Session;
 use crate::settler::RocketSettler;
 use crate::source::Source;
@@ -29,8 +26,8 @@ use crate::topology::{self, Place};
 pub(crate) struct RocketConsumer {
     core: Arc<Core>,
     session: Arc<Session>,
-    links: Vec<Arc<Link>>,
-    readers: JoinSet<()>,
+    readers: Arc<Readers>,
+    watch: tokio::task::JoinHandle<()>,
     keeper: tokio::task::JoinHandle<()>,
     auto_ack: bool,
     /// A group of this consumer's own, deleted with it.
@@ -54,78 +51,28 @@ impl RocketConsumer {
             None => Group::parse(format!("mq-broadcast-{}", MessageId::generate(SystemTime::now())))?,
         };
         let start = if broadcast { &StartFrom::Latest } else { subscription.start_from() };
-        let (mut sources, mut own) = (Vec::new(), Vec::new());
+        let (mut sources, mut own, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for topic in subscription.topics() {
             let place = Place::new(topic, &group)?;
             if broadcast {
                 own.push(place.clone());
-                topology::declare(&core, &place, start, ordered, deadline).await?;
+                topology::declare(&core, &place, start, ordered, deadline).await.map(drop)?;
             } else {
                 topology::prepare(&core, &place, start, ordered, deadline).await?;
             }
+            places.push(place);
             sources.extend(Source::of_group(topic, &group)?);
         }
         let sources: Arc<[Source]> = sources.into();
         let session = Session::new(spec.prefetch.saturating_add(spec.parking).max(1));
         let settler = RocketSettler::new(Arc::clone(&core), Arc::clone(&session), Arc::clone(&sources), spec.auto_ack);
+        let group = names::group(&group).into();
+        let readers = Readers::new(&core, &session, &sources, places, group, ordered, start);
+        let opened = readers.open(deadline).await?;
+        let watch = tokio::spawn(Arc::clone(&readers).watch(opened));
         let keeper = tokio::spawn(leases::keep(Arc::clone(&core), Arc::clone(&session)));
-        let mut consumer =
-            Self { core, session, links: Vec::new(), readers: JoinSet::new(), keeper, auto_ack: spec.auto_ack, own };
-        consumer.subscribe(&sources, &names::group(&group).into(), ordered, deadline).await?;
+        let consumer = Self { core, session, readers, watch, keeper, auto_ack: spec.auto_ack, own };
         Ok((Box::new(consumer), Arc::new(settler)))
-    }
-
-    async fn subscribe(
-        &mut self,
-        sources: &Arc<[Source]>,
-        group: &Arc<str>,
-        ordered: bool,
-        deadline: Instant,
-    ) -> Result<()> {
-        let mut readers = Vec::new();
-        for (lane, source) in (0u32..).zip(sources.iter()) {
-            let route = self.core.route(&source.from, deadline).await?;
-            for node in &route.nodes {
-                let link = match self.links.iter().find(|link| link.address() == node.address) {
-                    Some(link) => Arc::clone(link),
-                    None => {
-                        let link = Arc::new(Link::new(&node.address, &self.core.access));
-                        link.ready(deadline).await?;
-                        self.links.push(Arc::clone(&link));
-                        link
-                    }
-                };
-                // In order, one answer should hold as much as possible of its queue: what does not fit waits until the
-                // rest is settled.
-                let queues: Vec<Option<u32>> = match ordered {
-                    true => route
-                        .readable
-                        .iter()
-                        .filter(|queue| queue.broker == *node)
-                        .map(|queue| Some(queue.id))
-                        .collect(),
-                    false => vec![None],
-                };
-                readers.extend(queues.into_iter().map(|queue| Reader {
-                    core: Arc::clone(&self.core),
-                    session: Arc::clone(&self.session),
-                    link: Arc::clone(&link),
-                    node: Arc::clone(node),
-                    sources: Arc::clone(sources),
-                    lane,
-                    group: Arc::clone(group),
-                    ordered,
-                    queue,
-                    gaps: queue.map(|queue| Arc::new(Gaps::new(node, group, &source.from, queue))),
-                    readers: 1,
-                }));
-            }
-        }
-        let count = readers.len();
-        for reader in readers {
-            self.readers.spawn(Reader { readers: count, ..reader }.run());
-        }
-        Ok(())
     }
 
     /// Acknowledges before anybody sees them: at most once. What cannot be acknowledged comes again.
@@ -205,11 +152,8 @@ impl ConsumerDriver for RocketConsumer {
         // What the broker hands out now comes first: it goes back with the rest.
         let _ = tokio::time::timeout_at(until, self.session.answered()).await;
         // Only questions that wait for messages are left, and those take none.
-        for link in &self.links {
-            link.close();
-        }
-        let ended = async { while self.readers.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout_at(until, ended).await;
+        self.readers.close();
+        self.watch.abort();
         let _ = tokio::time::timeout_at(until, self.release()).await;
         for place in &self.own {
             if let Err(cause) = topology::delete(&self.core, place, until.min(self.core.deadline())).await {
@@ -224,9 +168,8 @@ impl Drop for RocketConsumer {
     fn drop(&mut self) {
         self.session.begin_close();
         self.keeper.abort();
-        for link in &self.links {
-            link.close();
-        }
+        self.watch.abort();
+        self.readers.close();
     }
 }
 

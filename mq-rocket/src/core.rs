@@ -3,55 +3,59 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use mq_core::error::{Error, ErrorKind, Result};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::away::Away;
 use crate::config::RocketConfig;
 use crate::error::{BACKEND, answer, error};
+use crate::name_servers::NameServers;
 use crate::names;
 use crate::remoting::{Access, Command, Failure, Link, code};
 use crate::route::{Node, Route};
+use crate::routes::Routes;
 
 /// A topic every broker has from its start: its route names all brokers.
 const EVERYWHERE: &str = "SELF_TEST_TOPIC";
 /// A route is asked for again after this long.
 const ROUTE_AGE: Duration = Duration::from_secs(30);
-/// Between two rounds over the name servers.
-const ROUND: Duration = Duration::from_millis(50);
-/// How long one name server is waited for before the next is asked.
-const NAME_SERVER: Duration = Duration::from_secs(3);
+/// The same, while a broker that was there is not.
+const AWAITED: Duration = Duration::from_secs(1);
+/// How long one of several brokers is tried to be reached before the others must do.
+pub(crate) const REACH: Duration = Duration::from_secs(1);
+/// How long one of several brokers may take to answer what several are asked.
+const ANSWER: Duration = Duration::from_secs(5);
 
 pub(crate) struct Core {
     pub(crate) config: RocketConfig,
-    names: Vec<Arc<Link>>,
-    /// The name server that answered last.
-    favourite: AtomicUsize,
+    names: NameServers,
     links: Mutex<HashMap<String, Arc<Link>>>,
-    routes: Mutex<HashMap<String, (Instant, Arc<Route>)>>,
+    pub(crate) routes: Routes,
+    pub(crate) away: Away,
     closed: AtomicBool,
     ending: Notify,
     pub(crate) access: Arc<Access>,
 }
 
 impl Core {
-    pub(crate) fn new(config: RocketConfig) -> Result<Self> {
+    pub(crate) fn new(config: RocketConfig) -> Result<Arc<Self>> {
         let access = Arc::new(Access::new(&config)?);
-        let names = config.name_servers().iter().map(|host| Arc::new(Link::new(host, &access))).collect();
-        Ok(Self {
+        let names = NameServers::new(&config, &access);
+        Ok(Arc::new_cyclic(|me| Self {
             config,
             names,
-            favourite: AtomicUsize::new(0),
             links: Mutex::default(),
-            routes: Mutex::default(),
+            routes: Routes::default(),
+            away: Away::new(Weak::clone(me)),
             closed: AtomicBool::new(false),
             ending: Notify::new(),
             access,
-        })
+        }))
     }
 
     /// When a call that begins now must have ended.
@@ -60,15 +64,38 @@ impl Core {
     }
 
     /// The connection to a broker that all share.
-    pub(crate) fn link(&self, address: &str) -> Arc<Link> {
+    pub(crate) fn link(&self, node: &Node) -> Arc<Link> {
+        let address = self.routes.address(node);
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(links.entry(address.to_owned()).or_insert_with(|| Arc::new(Link::new(address, &self.access))))
+        if let Some(link) = links.get(&address) {
+            return Arc::clone(link);
+        }
+        Arc::clone(links.entry(address.clone()).or_insert_with(|| Arc::new(Link::new(&address, &self.access))))
     }
 
-    /// Asks a broker something that may be asked twice without harm.
+    /// Asks a broker something that may be asked twice without harm; waits for one that is away until `deadline`.
     pub(crate) async fn ask(&self, node: &Node, command: Command, deadline: Instant) -> Result<Command> {
         self.check_open()?;
-        self.link(&node.address).call(command, deadline).await.map_err(Failure::into_error)
+        self.link(node).call(command, deadline).await.map_err(Failure::into_error)
+    }
+
+    /// The same, but where there are several brokers one that is away does not hold up the others.
+    pub(crate) async fn ask_soon(&self, node: &Node, command: Command, deadline: Instant) -> Result<Command> {
+        if self.routes.is_single() {
+            return self.ask(node, command, deadline).await;
+        }
+        self.check_open()?;
+        let now = Instant::now();
+        let asked = async {
+            let connection = self.link(node).ready(deadline.min(now + REACH)).await?;
+            connection.call(command, deadline.min(now + ANSWER)).await.map_err(Failure::into_error)
+        };
+        asked.await.map_err(|cause| cause.with_context("broker", &node.name))
+    }
+
+    /// How long a broker is tried to be reached, where others can do the same or not.
+    pub(crate) fn reach(deadline: Instant, others: bool) -> Instant {
+        if others { deadline.min(Instant::now() + REACH) } else { deadline }
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -78,88 +105,69 @@ impl Core {
         Ok(())
     }
 
-    /// Asks the name servers in turn until one answers.
-    pub(crate) async fn ask_names(&self, command: &Command, deadline: Instant) -> Result<Command> {
+    /// Asks all name servers, and returns every answer that came soon.
+    pub(crate) async fn ask_names(&self, command: &Command, deadline: Instant) -> Result<Vec<Command>> {
         self.check_open()?;
-        let first = self.favourite.load(Ordering::Relaxed);
-        let mut last = None;
-        loop {
-            for step in 0..self.names.len() {
-                let index = (first + step) % self.names.len();
-                let Some(link) = self.names.get(index) else { continue };
-                let until = deadline.min(Instant::now() + NAME_SERVER);
-                match link.call(command.clone(), until).await {
-                    Ok(answer) => {
-                        self.favourite.store(index, Ordering::Relaxed);
-                        return Ok(answer);
-                    }
-                    Err(failure) => last = Some(failure.into_error()),
-                }
-            }
-            let hopeless = last.as_ref().is_some_and(|cause| !cause.is_transient());
-            if hopeless || Instant::now() >= deadline {
-                let unknown = || error(ErrorKind::Unavailable, "no name server answers");
-                let cause = last.unwrap_or_else(unknown);
-                return Err(match cause.hint() {
-                    Some(_) => cause,
-                    None => cause.with_hint("is this the address of a name server?"),
-                });
-            }
-            // One that ends every connection at once is not asked without a pause.
-            tokio::time::sleep(ROUND).await;
-        }
+        self.names.ask(command, deadline).await
     }
 
     /// Tells each name server that answers.
     pub(crate) async fn tell_names(&self, command: &Command, deadline: Instant) -> Result<()> {
-        let mut told = false;
-        let mut last = None;
-        for link in &self.names {
-            match link.call(command.clone(), deadline.min(Instant::now() + NAME_SERVER)).await {
-                Ok(answer) => told |= answer.success().is_ok(),
-                Err(failure) => last = Some(failure.into_error()),
-            }
-        }
-        match last {
-            Some(cause) if !told => Err(cause),
-            _ => Ok(()),
-        }
+        self.names.tell(command, deadline).await
     }
 
     /// Where a topic is, by the broker's own name of it; asked anew when it is older than `age`.
     pub(crate) async fn route_within(&self, topic: &str, age: Duration, deadline: Instant) -> Result<Arc<Route>> {
-        let known = {
-            let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            routes.get(topic).map(|(asked, route)| (*asked, Arc::clone(route)))
-        };
-        if let Some((asked, route)) = known
-            && asked.elapsed() < age
-        {
+        if let Some(route) = self.routes.within(topic, age) {
             return Ok(route);
         }
-        let command = Command::request(code::GET_ROUTE).field("topic", topic).field("acceptStandardJsonOnly", true);
-        let answer = self.ask_names(&command, deadline).await?;
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        if answer.code != answer::SUCCESS {
-            routes.remove(topic);
-            return Err(answer.refusal().with_context("topic", names::shown(topic)));
+        let answers = self.ask_route(topic, deadline).await?;
+        let routes: Vec<Route> = answers
+            .iter()
+            .filter(|answer| answer.code == answer::SUCCESS)
+            .map(|answer| Route::decode(&answer.body, &self.config.addresses))
+            .collect::<Result<_>>()?;
+        let refused = answers.into_iter().find(|answer| answer.code != answer::SUCCESS);
+        let Some(refused) = refused.filter(|_| routes.is_empty()) else {
+            let route = Arc::new(Route::merged(routes));
+            self.routes.learn(topic, &route);
+            return Ok(route);
+        };
+        if refused.code == answer::TOPIC_NOT_EXIST && topic != EVERYWHERE {
+            self.check_names(deadline).await?;
         }
-        let route = Arc::new(Route::decode(&answer.body, &self.config.addresses)?);
-        routes.insert(topic.to_owned(), (Instant::now(), Arc::clone(&route)));
-        Ok(route)
+        self.routes.remove(topic);
+        Err(refused.refusal().with_context("topic", names::shown(topic)))
+    }
+
+    async fn ask_route(&self, topic: &str, deadline: Instant) -> Result<Vec<Command>> {
+        let command = Command::request(code::GET_ROUTE).field("topic", topic).field("acceptStandardJsonOnly", true);
+        self.ask_names(&command, deadline).await
+    }
+
+    /// What a name server that was just started does not know is no news: no broker has registered there yet.
+    async fn check_names(&self, deadline: Instant) -> Result<()> {
+        let answers = self.ask_route(EVERYWHERE, deadline).await?;
+        if answers.iter().all(|answer| answer.code == answer::TOPIC_NOT_EXIST) {
+            return Err(error(ErrorKind::Unavailable, "the name server knows no broker yet")
+                .with_hint("brokers register again within 30 s"));
+        }
+        Ok(())
     }
 
     pub(crate) async fn route(&self, topic: &str, deadline: Instant) -> Result<Arc<Route>> {
-        self.route_within(topic, ROUTE_AGE, deadline).await
+        // One that is awaited back is looked for sooner.
+        let age = if self.routes.missing(topic).is_empty() { ROUTE_AGE } else { AWAITED };
+        self.route_within(topic, age, deadline).await
     }
 
     pub(crate) async fn fresh_route(&self, topic: &str, deadline: Instant) -> Result<Arc<Route>> {
         self.route_within(topic, Duration::ZERO, deadline).await
     }
 
-    /// The next question for this topic's route goes to a name server.
+    /// The next question for this topic's route goes to the name servers.
     pub(crate) fn forget_route(&self, topic: &str) {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
+        self.routes.forget(topic);
     }
 
     /// Every broker that takes messages; waits for one to register until `deadline`.
@@ -180,7 +188,12 @@ impl Core {
         .ok_or_else(|| error(ErrorKind::Unavailable, "the name server knows no broker"))
     }
 
-    /// The next question for all brokers goes to a name server.
+    /// Brokers that were there a moment ago and are not now.
+    pub(crate) fn missing_nodes(&self) -> Vec<String> {
+        self.routes.missing(EVERYWHERE)
+    }
+
+    /// The next question for all brokers goes to the name servers.
     pub(crate) fn forget_nodes(&self) {
         self.forget_route(EVERYWHERE);
     }
@@ -196,9 +209,7 @@ impl Core {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.ending.notify_waiters();
-        for link in &self.names {
-            link.close();
-        }
+        self.names.close();
         let links: Vec<_> = self.links.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
         for (_, link) in links {
             link.close();

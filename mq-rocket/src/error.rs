@@ -7,6 +7,8 @@ use mq_core::error::{Error, ErrorKind};
 /// The adapter's name in errors, capabilities and the matrix.
 pub(crate) const BACKEND: &str = "rocket";
 
+const PERMISSION: &str = "give the user or the topic the permission named";
+
 /// An error of this adapter.
 pub(crate) fn error(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(kind, message).with_backend(BACKEND)
@@ -48,9 +50,10 @@ pub(crate) fn from_answer(code: i32, remark: Option<&str>) -> Error {
         }
         answer::SERVICE_NOT_AVAILABLE => (ErrorKind::Unavailable, "is the broker's disk full, or is it stopping?"),
         answer::NO_PERMISSION if is_login(text) => (ErrorKind::Auth, "check user and password"),
-        answer::NO_PERMISSION => (ErrorKind::Auth, "give the user or the topic the permission named"),
+        answer::NO_PERMISSION => (ErrorKind::Auth, PERMISSION),
         answer::TOPIC_NOT_EXIST => (ErrorKind::NotFound, "create the topic first: mq topic create"),
         answer::GROUP_NOT_EXIST => (ErrorKind::NotFound, "create the group first: mq group create"),
+        answer::SYSTEM_ERROR if is_permission(text) => (ErrorKind::Auth, PERMISSION),
         answer::SYSTEM_ERROR if is_refusal(text) => (ErrorKind::Auth, "check user and password"),
         _ => (ErrorKind::Rejected, ""),
     };
@@ -60,7 +63,12 @@ pub(crate) fn from_answer(code: i32, remark: Option<&str>) -> Error {
 
 /// The broker has no code of its own for a login it does not like.
 fn is_refusal(text: &str) -> bool {
-    text.contains("AclException") || text.contains("AuthenticationException") || text.contains("AuthorizationException")
+    text.contains("AclException") || text.contains("AuthenticationException")
+}
+
+/// True when it knows who asks, and does not let him.
+fn is_permission(text: &str) -> bool {
+    text.contains("AuthorizationException") || (text.contains("AclException") && text.contains("permission"))
 }
 
 /// True when it does not know who asks; the code is that of a permission that is missing.
@@ -96,6 +104,14 @@ mod tests {
         for text in ["check signature failed.", "User:nobody is not found.", "username cannot be null."] {
             let error = from_answer(answer::NO_PERMISSION, Some(text));
             assert_eq!((error.kind(), error.hint()), (ErrorKind::Auth, Some("check user and password")), "{text}");
+        }
+        for (text, hint) in [
+            ("org.apache.rocketmq.auth.authorization.exception.AuthorizationException: no permission", PERMISSION),
+            ("AclException: No default permission for t", PERMISSION),
+            ("AuthenticationException: check signature failed.", "check user and password"),
+        ] {
+            let error = from_answer(answer::SYSTEM_ERROR, Some(text));
+            assert_eq!((error.kind(), error.hint()), (ErrorKind::Auth, Some(hint)), "{text}");
         }
         let error = from_answer(answer::NO_PERMISSION, Some("the topic[t] sending message is forbidden"));
         assert!(error.kind() == ErrorKind::Auth && error.hint().is_some_and(|hint| hint.contains("permission")));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -11,13 +11,13 @@ use mq_core::capability::Feature;
 use mq_core::driver::{Destination, ProducerDriver, Publish};
 use mq_core::error::{Error, ErrorKind, Result};
 use mq_core::message::{Headers, Message, control};
-use mq_core::name::fnv1a;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::error::{BACKEND, error};
-use crate::lane::{Lane, Outgoing};
+use crate::lane::Outgoing;
+use crate::lanes::Lanes;
 use crate::names;
 use crate::sending::deliver_at;
 use crate::wire::{self, Encoded};
@@ -34,14 +34,6 @@ pub(crate) struct RocketProducer {
     room: Arc<Semaphore>,
     whole: u32,
     closed: AtomicBool,
-}
-
-/// The lanes of one topic. Their number is kept as it was first seen: a key stays on its queue, also while a broker is
-/// away and the name server knows fewer.
-struct Lanes {
-    senders: Vec<mpsc::Sender<Outgoing>>,
-    turn: AtomicUsize,
-    gone: Arc<AtomicBool>,
 }
 
 /// Completes what was not accepted when the caller is cancelled.
@@ -119,8 +111,7 @@ impl RocketProducer {
                     .with_hint("send more slowly, or raise max_in_flight"));
             }
         };
-        let index = queue_of(publish.message(), &lanes.turn, lanes.senders.len());
-        let sender = index.and_then(|index| lanes.senders.get(index)).cloned();
+        let sender = lanes.of(publish.message());
         let sender = sender.ok_or_else(|| error(ErrorKind::Internal, "the topic has no queue"))?;
         Ok(Accepted { message, due, permit, sender })
     }
@@ -128,37 +119,21 @@ impl RocketProducer {
     async fn lanes(&self, topic: &str, deadline: Instant) -> Result<Arc<Lanes>> {
         let known = {
             let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-            topics.get(topic).filter(|lanes| !lanes.gone.load(Ordering::Acquire)).map(Arc::clone)
+            topics.get(topic).filter(|lanes| !lanes.is_gone()).map(Arc::clone)
         };
         if let Some(lanes) = known {
+            lanes.look();
             return Ok(lanes);
         }
-        let queues = self.core.writable(topic, deadline).await?;
+        self.core.writable(topic, deadline).await?;
+        let keyed = self.core.routes.keyed(topic);
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lanes) = topics.get(topic).filter(|lanes| !lanes.gone.load(Ordering::Acquire)) {
+        if let Some(lanes) = topics.get(topic).filter(|lanes| !lanes.is_gone()) {
             return Ok(Arc::clone(lanes));
         }
-        let gone = Arc::new(AtomicBool::new(false));
-        let name: Arc<str> = topic.into();
-        let start = |queue| {
-            // Never full: the permits bound what is accepted.
-            let (sender, accepted) = mpsc::channel(self.whole as usize);
-            let (core, topic) = (Arc::clone(&self.core), Arc::clone(&name));
-            tokio::spawn(Lane { core, topic, queue, gone: Arc::clone(&gone) }.run(accepted));
-            sender
-        };
-        let senders = queues.into_iter().map(start).collect();
-        let lanes = Arc::new(Lanes { senders, turn: AtomicUsize::new(0), gone: Arc::clone(&gone) });
+        let lanes = Lanes::new(&self.core, topic, &keyed, self.whole as usize);
         topics.insert(topic.to_owned(), Arc::clone(&lanes));
         Ok(lanes)
-    }
-}
-
-/// The queue of a message among so many: that of its key, or the next in turn.
-pub(crate) fn queue_of(message: &Message, turn: &AtomicUsize, count: usize) -> Option<usize> {
-    match message.key_bytes() {
-        Some(key) => usize::try_from(fnv1a(key).checked_rem(u64::try_from(count).ok()?)?).ok(),
-        None => turn.fetch_add(1, Ordering::Relaxed).checked_rem(count),
     }
 }
 
@@ -195,7 +170,7 @@ impl ProducerDriver for RocketProducer {
             let Some(publish) = waiting.0.next() else { break };
             match accepted {
                 Ok(Accepted { message, due, permit, sender }) => {
-                    let outgoing = Outgoing { publish, message, due, accepted: now, deadline, permit };
+                    let outgoing = Outgoing { publish, message, due, accepted: now, deadline, refusals: 0, permit };
                     if let Err(refused) = sender.try_send(outgoing) {
                         let Outgoing { publish, .. } = refused.into_inner();
                         publish.complete(Err(error(ErrorKind::Internal, "a lane of the producer has ended")));

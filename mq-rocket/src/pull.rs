@@ -36,7 +36,7 @@ pub(crate) async fn pull(
             .field("subscription", "*")
             .field("subVersion", 0)
             .field("expressionType", "TAG");
-        let pulled = core.ask(&queue.broker, command, core.deadline()).await?;
+        let pulled = core.ask_soon(&queue.broker, command, core.deadline()).await?;
         let next: i64 = pulled.number("nextBeginOffset").unwrap_or(offset);
         match pulled.code {
             answer::SUCCESS => came.extend(stored::decode(pulled.body)?),

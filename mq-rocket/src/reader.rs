@@ -9,15 +9,15 @@ use mq_core::error::{ErrorKind, Result};
 use tokio::time::Instant;
 
 use crate::attempts;
-use crate::core::Core;
 use crate::error::answer;
 use crate::gaps::Gaps;
 use crate::leases;
 use crate::names;
+use crate::readers::{Next, Readers};
 use crate::receipt::Batch;
 use crate::remoting::{Command, Link, code};
 use crate::route::Node;
-use crate::session::{Lease, Session};
+use crate::session::Lease;
 use crate::source::Source;
 use crate::stored;
 
@@ -29,47 +29,61 @@ const GRACE: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_millis(5);
 /// Between two questions, when the last one failed.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Before a broker is asked again that refused where others do not.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// What a reader needs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Reader {
-    pub(crate) core: Arc<Core>,
-    pub(crate) session: Arc<Session>,
-    /// The consumer's own connection: its end takes waiting questions back.
+    pub(crate) readers: Arc<Readers>,
     pub(crate) link: Arc<Link>,
     pub(crate) node: Arc<Node>,
-    pub(crate) sources: Arc<[Source]>,
     pub(crate) lane: u32,
-    pub(crate) group: Arc<str>,
-    pub(crate) ordered: bool,
     /// The queue it reads; `None`: all of them.
     pub(crate) queue: Option<u32>,
     /// In ordered groups: what is settled behind what is given back.
     pub(crate) gaps: Option<Arc<Gaps>>,
-    /// How many readers share the consumer's window.
-    pub(crate) readers: usize,
 }
 
 impl Reader {
-    /// Runs until the session closes or cannot go on.
+    /// Runs until the session closes or cannot go on, or the broker is somewhere else.
     pub(crate) async fn run(self) {
-        let source = usize::try_from(self.lane).ok().and_then(|lane| self.sources.get(lane));
+        let readers = Arc::clone(&self.readers);
+        let source = usize::try_from(self.lane).ok().and_then(|lane| readers.sources.get(lane));
         // Lanes are numbered by the sources there are.
-        let Some(source) = source else { return };
+        if let Some(source) = source {
+            self.read(source).await;
+        }
+        readers.ended(&self);
+    }
+
+    async fn read(&self, source: &Source) {
+        let session = &self.readers.session;
         let mut shortest = SHORTEST;
-        while !self.session.is_closing() {
+        let (mut served, mut refused) = (false, false);
+        while !session.is_closing() {
             let room = self.room().await;
             if room == 0 {
                 continue;
             }
             match self.ask_or_watch(source, room, shortest).await {
-                Ok(true) => shortest = SHORTEST,
-                Ok(false) => shortest = (shortest * 2).min(PAUSE),
-                Err(_) if self.session.is_closing() => break,
-                Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::Auth) => {
-                    self.session.fail(cause.with_operation("receive"));
-                    break;
+                Ok(found) => {
+                    shortest = if found { SHORTEST } else { (shortest * 2).min(PAUSE) };
+                    served = true;
+                    if std::mem::take(&mut refused) {
+                        self.readers.well(self);
+                    }
                 }
+                Err(_) if session.is_closing() => break,
+                Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::Auth) => {
+                    if self.readers.refused(self, cause, served).await == Next::Stop {
+                        break;
+                    }
+                    refused = true;
+                    tokio::time::sleep(REFUSED).await;
+                }
+                // Somebody else reads at its new address.
+                Err(_) if self.readers.core.routes.address(&self.node) != self.link.address() => break,
                 Err(cause) => {
                     tracing::debug!(%cause, "no messages for now");
                     tokio::time::sleep(PAUSE).await;
@@ -80,14 +94,14 @@ impl Reader {
 
     /// Waits for room; 0 when it is time to look around again.
     async fn room(&self) -> usize {
-        let freed = self.session.freed.notified();
+        let freed = self.readers.session.freed.notified();
         tokio::pin!(freed);
         freed.as_mut().enable();
-        let room = self.session.room();
-        if room > 0 || self.session.is_closing() {
+        let room = self.readers.session.room();
+        if room > 0 || self.readers.session.is_closing() {
             // Several readers share what is free: each asks for its part, and at least for one. In order a part of a
             // queue holds up the rest of it, so each asks for all; what is too much waits here, leased and unseen.
-            return if self.ordered { room } else { room.div_ceil(self.readers.max(1)) };
+            return if self.readers.ordered { room } else { room.div_ceil(self.readers.count()) };
         }
         freed.await;
         0
@@ -105,7 +119,7 @@ impl Reader {
     /// Takes what is there, at most `room` messages; false when there was nothing. The broker answers at once: what it
     /// hands out always finds somebody who takes it in, or gives it back.
     async fn ask(&self, source: &Source, room: usize) -> Result<bool> {
-        let lease = self.core.config.lease;
+        let lease = self.readers.core.config.lease;
         let command = self
             .question(code::POP_MESSAGE, source, Duration::ZERO)
             .field("maxMsgNums", room.clamp(1, MOST))
@@ -116,7 +130,7 @@ impl Reader {
             .field("exp", "*");
         let deadline = Instant::now() + GRACE;
         let connection = self.link.ready(deadline).await?;
-        let Some(_asking) = self.session.begin_asking() else { return Ok(false) };
+        let Some(_asking) = self.readers.session.begin_asking() else { return Ok(false) };
         let asked = Instant::now();
         let answer = connection.call(command, deadline).await.map_err(crate::remoting::Failure::into_error)?;
         match answer.code {
@@ -130,12 +144,12 @@ impl Reader {
     /// Waits at the broker until there may be messages, and at least for `shortest`. Nothing is handed out by that: it
     /// may be cut off at any time.
     async fn watch(&self, source: &Source, shortest: Duration) -> Result<()> {
-        let wait = self.core.config.poll_wait;
+        let wait = self.readers.core.config.poll_wait;
         let began = Instant::now();
         let deadline = began + wait + GRACE;
         let connection = self.link.ready(deadline).await?;
         // Whoever closes ends this connection after saying so.
-        if self.session.is_closing() {
+        if self.readers.session.is_closing() {
             return Ok(());
         }
         let question = self.question(code::NOTIFICATION, source, wait);
@@ -151,32 +165,32 @@ impl Reader {
 
     fn question(&self, code: i32, source: &Source, wait: Duration) -> Command {
         Command::request(code)
-            .field("consumerGroup", &self.group)
+            .field("consumerGroup", &self.readers.group)
             .field("topic", &source.from)
             .field("queueId", self.queue.map_or(-1, i64::from))
             .field("pollTime", wait.as_millis())
             // Now, by the broker's clock: by ours it could be too old to be answered.
             .field("bornTime", 0)
-            .field("order", self.ordered)
+            .field("order", self.readers.ordered)
     }
 
     async fn take_in(&self, source: &Source, answer: Command, asked: Instant) -> Result<()> {
         let batch = Batch::read(&answer)?;
         let mut again = false;
         let arrived = stored::decode(answer.body)?.into_iter().map(|stored| {
-            let receipt = batch.receipt(&self.node, &self.group, &source.from, &stored);
+            let receipt = batch.receipt(&self.node, &self.readers.group, &source.from, &stored);
             let redeliveries = batch.redeliveries(&stored);
             again |= redeliveries > 0;
             let incoming = source.incoming(self.lane, &self.node, stored, redeliveries);
             // The broker counts from when it took the message out, which may be long after the question was asked:
             // a renewal soon makes good for what is lost by that.
-            let until = asked + self.core.config.lease;
+            let until = asked + self.readers.core.config.lease;
             (incoming, Lease { receipt, gaps: self.gaps.clone(), until, settled: false })
         });
         let mut arrived: Vec<_> = arrived.collect();
         if let Some(gaps) = &self.gaps {
             let offsets: Vec<i64> = arrived.iter().map(|(_, lease)| lease.receipt.offset).collect();
-            let begun = gaps.begin(&self.core, &offsets, again, self.core.deadline()).await;
+            let begun = gaps.begin(&self.readers.core, &offsets, again, self.readers.core.deadline()).await;
             if !begun.done.is_empty() {
                 self.skip(&begun.done, &mut arrived).await;
             }
@@ -184,7 +198,7 @@ impl Reader {
                 self.recall(source, &mut arrived).await;
             }
         }
-        self.session.take_in(arrived);
+        self.readers.session.take_in(arrived);
         Ok(())
     }
 
@@ -193,8 +207,8 @@ impl Reader {
         let until = arrived.iter().map(|(_, lease)| lease.until).min().unwrap_or_else(Instant::now);
         loop {
             let came = arrived.iter_mut().map(|(incoming, lease)| (incoming, &lease.receipt));
-            let Err(cause) = attempts::recall(&self.core, source, &self.node, came).await else { return };
-            if cause.kind() == ErrorKind::NotFound || self.session.is_closing() || Instant::now() + PAUSE >= until {
+            let Err(cause) = attempts::recall(&self.readers.core, source, &self.node, came).await else { return };
+            if cause.kind() == ErrorKind::NotFound || self.readers.session.is_closing() || Instant::now() + PAUSE >= until {
                 tracing::warn!(%cause, topic = names::shown(&source.from), "attempts recorded before are not known");
                 return;
             }
@@ -207,8 +221,8 @@ impl Reader {
     async fn skip(&self, done: &BTreeSet<i64>, arrived: &mut Vec<(Incoming, Lease)>) {
         let mut open = Vec::with_capacity(arrived.len());
         for (incoming, lease) in arrived.drain(..) {
-            let skipped =
-                done.contains(&lease.receipt.offset) && leases::ack(&self.core, &lease).await.is_ok_and(|known| known);
+            let skipped = done.contains(&lease.receipt.offset)
+                && leases::ack(&self.readers.core, &lease).await.is_ok_and(|known| known);
             if !skipped {
                 open.push((incoming, lease));
             }

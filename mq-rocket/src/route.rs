@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use mq_core::error::{ErrorKind, Result};
+use mq_core::name::fnv1a;
 use serde::Deserialize;
 
 use crate::error::error;
 
 /// Queues of one broker are numbered below this; a partition is a broker's place times this plus the queue.
 const QUEUES: u32 = 4096;
+/// Places below this are for names that end in a letter or a number; others have the rest of those a partition has room for.
+const PLAIN: u32 = 1024;
+const PLACES: u32 = 1 << 20;
 const READ: u32 = 4;
 const WRITE: u32 = 2;
 
@@ -25,7 +29,7 @@ pub(crate) struct Queue {
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: String,
-    /// Its place among the brokers of the topic, by their names.
+    /// Its number among the brokers, by its name.
     place: u32,
 }
 
@@ -84,7 +88,44 @@ struct QueueData {
     write_queue_nums: u32,
 }
 
+/// The number of a broker by its name alone: who knows fewer of the brokers, as one of them is away, must come to the
+/// same positions. `broker-a` and `broker-0` are the first, `broker-b` and `broker-1` the second; other names are hashed.
+fn place(name: &str) -> u32 {
+    let digits = name.len() - name.trim_end_matches(|last: char| last.is_ascii_digit()).len();
+    if let Some(number) = name.get(name.len() - digits..).and_then(|digits| digits.parse().ok()).filter(|n| *n < PLAIN)
+    {
+        return number;
+    }
+    match name.as_bytes() {
+        [.., b'-' | b'_' | b'.', last @ b'a'..=b'z'] => u32::from(last - b'a'),
+        _ => hashed(name),
+    }
+}
+
+fn hashed(name: &str) -> u32 {
+    let room = u64::from(PLACES - PLAIN);
+    PLAIN + u32::try_from(fnv1a(name.as_bytes()) % room).unwrap_or_default()
+}
+
 impl Route {
+    /// What several name servers know, together; where they differ about a broker the first is believed.
+    pub(crate) fn merged(routes: impl IntoIterator<Item = Self>) -> Self {
+        let mut whole = Self::default();
+        for route in routes {
+            let new = |node: &Arc<Node>| !whole.nodes.iter().any(|known| known.name == node.name);
+            let nodes: Vec<_> = route.nodes.into_iter().filter(new).collect();
+            let of_new = |queue: &Queue| nodes.iter().any(|node| node.name == queue.broker.name);
+            whole.readable.extend(route.readable.into_iter().filter(of_new));
+            whole.writable.extend(route.writable.into_iter().filter(of_new));
+            whole.nodes.extend(nodes);
+        }
+        let by_name = |one: &Queue, other: &Queue| (&one.broker.name, one.id).cmp(&(&other.broker.name, other.id));
+        whole.nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        whole.readable.sort_by(by_name);
+        whole.writable.sort_by(by_name);
+        whole
+    }
+
     /// Reads the name server's answer; `addresses` says where to go instead of an address it names.
     pub(crate) fn decode(body: &[u8], addresses: &BTreeMap<String, String>) -> Result<Self> {
         let data: Data = serde_json::from_slice(body)
@@ -92,10 +133,14 @@ impl Route {
         let mut brokers = data.broker_datas;
         brokers.sort_by(|one, other| one.broker_name.cmp(&other.broker_name));
         let mut route = Self::default();
-        for (place, broker) in (0..).zip(brokers) {
+        for broker in brokers {
             // Only the master takes messages and acknowledgements.
             let Some(address) = broker.broker_addrs.get("0") else { continue };
             let address = addresses.get(address).unwrap_or(address).clone();
+            let mut place = place(&broker.broker_name);
+            if route.nodes.iter().any(|other| other.place == place) {
+                place = hashed(&broker.broker_name);
+            }
             let node = Arc::new(Node { name: broker.broker_name, address, place });
             for queues in data.queue_datas.iter().filter(|queues| queues.broker_name == node.name) {
                 if queues.perm & READ != 0 {
@@ -122,15 +167,43 @@ mod tests {
 
     #[test]
     fn queues_are_numbered_over_all_brokers() {
-        let body = br#"{"brokerDatas":[{"brokerAddrs":{"0":"h:2","1":"h:9"},"brokerName":"b"},
-            {"brokerAddrs":{"0":"h:1"},"brokerName":"a"}],"queueDatas":[
-            {"brokerName":"a","perm":6,"readQueueNums":2,"writeQueueNums":1},
-            {"brokerName":"b","perm":4,"readQueueNums":1,"writeQueueNums":1}]}"#;
+        let body = br#"{"brokerDatas":[{"brokerAddrs":{"0":"h:2","1":"h:9"},"brokerName":"n-b"},
+            {"brokerAddrs":{"0":"h:1"},"brokerName":"n-a"}],"queueDatas":[
+            {"brokerName":"n-a","perm":6,"readQueueNums":2,"writeQueueNums":1},
+            {"brokerName":"n-b","perm":4,"readQueueNums":1,"writeQueueNums":1}]}"#;
         let addresses = BTreeMap::from([("h:2".to_owned(), "tunnel:2".to_owned())]);
         let route = Route::decode(body, &addresses).unwrap();
         assert_eq!(route.readable.iter().map(Queue::partition).collect::<Vec<_>>(), [0, 1, 4096]);
         assert_eq!(route.writable.len(), 1);
         assert_eq!(route.nodes[1].address, "tunnel:2");
         assert!(Route::decode(b"nonsense", &addresses).is_err());
+    }
+
+    #[test]
+    fn a_number_is_its_names_own() {
+        for (name, number) in [("broker-a", 0), ("broker-b", 1), ("broker-0", 0), ("RaftNode01", 1), ("mq_c", 2)] {
+            assert_eq!(place(name), number, "{name}");
+        }
+        for name in ["", "orders", "broker-2026", "broker-99999999999999", "ä", "é-ä"] {
+            assert!((PLAIN..PLACES).contains(&place(name)), "{name}");
+        }
+        let both = br#"{"brokerDatas":[{"brokerAddrs":{"0":"h:1"},"brokerName":"broker-a"},
+            {"brokerAddrs":{"0":"h:2"},"brokerName":"broker-0"}]}"#;
+        let route = Route::decode(both, &BTreeMap::new()).unwrap();
+        assert_ne!(route.nodes[0].partition(0), route.nodes[1].partition(0));
+    }
+
+    #[test]
+    fn what_one_name_server_does_not_know_another_may() {
+        let route = |name: &str, address: &str| {
+            let body = format!(
+                r#"{{"brokerDatas":[{{"brokerAddrs":{{"0":"{address}"}},"brokerName":"{name}"}}],
+                "queueDatas":[{{"brokerName":"{name}","perm":6,"readQueueNums":2,"writeQueueNums":2}}]}}"#
+            );
+            Route::decode(body.as_bytes(), &BTreeMap::new()).unwrap()
+        };
+        let merged = Route::merged([route("n-b", "h:2"), route("n-a", "h:1"), route("n-b", "h:9")]);
+        assert_eq!(merged.nodes.iter().map(|node| &*node.address).collect::<Vec<_>>(), ["h:1", "h:2"]);
+        assert_eq!(merged.writable.iter().map(Queue::partition).collect::<Vec<_>>(), [0, 1, 4096, 4097]);
     }
 }

@@ -1,5 +1,7 @@
 //! Stores messages: one by itself, or several of one topic in one request.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, BytesMut};
@@ -9,9 +11,10 @@ use tokio::time::Instant;
 
 use crate::core::{Core, wait};
 use crate::error::{answer, error, from_answer};
+use crate::lanes;
 use crate::names;
 use crate::remoting::{Command, Failure, Link, code};
-use crate::route::Queue;
+use crate::route::{Node, Queue};
 use crate::topology;
 use crate::wire::{DELIVER_AT, Encoded};
 
@@ -77,17 +80,33 @@ fn fields(code: i32, topic: &str, queue: &Queue, message: &Encoded) -> Command {
         .field("n", &queue.broker.name)
 }
 
-/// Asks until the broker takes it or `deadline` comes: a broker that is busy has stored nothing, and wants time.
-pub(crate) async fn call(link: &Link, command: &Command, deadline: Instant) -> Result<Command, Failure> {
+/// Asks until the broker takes it: a broker that is busy has stored nothing, and wants time. It is tried to be reached, and
+/// may be busy, until `reach`; its answer is waited for until `deadline`.
+pub(crate) async fn call(
+    link: &Link,
+    command: &Command,
+    reach: Instant,
+    deadline: Instant,
+) -> Result<Command, Failure> {
     loop {
-        let connection = link.ready(deadline).await.map_err(Failure::NotSent)?;
+        let connection = link.ready(reach).await.map_err(Failure::NotSent)?;
         let answer = connection.call(command.clone(), deadline.min(Instant::now() + ANSWER)).await?;
-        let busy = matches!(answer.code, answer::SYSTEM_BUSY | answer::FLOW_CONTROL);
-        if !busy || Instant::now() + PAUSE >= deadline {
+        if !is_busy(&answer) || Instant::now() + PAUSE >= reach {
             return Ok(answer);
         }
         tokio::time::sleep(PAUSE.mul_f64(0.5 + fastrand::f64())).await;
     }
+}
+
+pub(crate) fn is_busy(answer: &Command) -> bool {
+    matches!(answer.code, answer::SYSTEM_BUSY | answer::FLOW_CONTROL)
+}
+
+/// True when another broker may take what this one refuses: it stops, its disk is full, it has no such topic, nobody may
+/// write there.
+pub(crate) fn is_elsewhere(cause: &Error) -> bool {
+    use ErrorKind::{Auth, Backpressure, NotFound, Unavailable};
+    !cause.is_ambiguous() && matches!(cause.kind(), Auth | Backpressure | NotFound | Unavailable)
 }
 
 /// Where the broker has stored it, or the first of several.
@@ -165,16 +184,41 @@ impl Core {
 
     async fn store_at(&self, topic: &str, message: &Encoded) -> Result<(Queue, i64)> {
         let deadline = Instant::now() + self.config.send_timeout;
-        let queues = self.writable(topic, deadline).await?;
-        let queue = queues.get(fastrand::usize(..queues.len().max(1)));
-        let queue = queue.ok_or_else(|| error(ErrorKind::Unavailable, "the topic has no queue"))?;
-        let command = single(topic, queue, message);
-        let answer = call(&self.link(&queue.broker.address), &command, deadline).await.map_err(failed)?;
-        let offset = stored(&answer).map_err(|cause| {
+        let turn = AtomicUsize::new(fastrand::usize(..));
+        let mut refused: Vec<String> = Vec::new();
+        loop {
+            let queues = self.writable(topic, deadline).await?;
+            let brokers: BTreeSet<&str> = queues.iter().map(|queue| queue.broker.name.as_str()).collect();
+            let there = |node: &Node| !self.away.contains(node) && !refused.contains(&node.name);
+            let queue = lanes::pick(&queues, &turn, |queue| &queue.broker, there).and_then(|index| queues.get(index));
+            let queue = queue.ok_or_else(|| error(ErrorKind::Unavailable, "the topic has no queue"))?;
+            let others = brokers.len() > 1;
+            let command = single(topic, queue, message);
+            let reach = Self::reach(deadline, others);
+            let answer = match call(&self.link(&queue.broker), &command, reach, deadline).await {
+                Ok(answer) => answer,
+                // Nothing has left: another broker can do it as well.
+                Err(Failure::NotSent(cause)) if others && cause.is_transient() && Instant::now() + PAUSE < deadline => {
+                    self.away.add(&queue.broker);
+                    continue;
+                }
+                Err(failure) => {
+                    if others {
+                        self.away.add(&queue.broker);
+                    }
+                    return Err(failed(failure));
+                }
+            };
+            let cause = match stored(&answer) {
+                Ok(offset) => return Ok((queue.clone(), offset)),
+                Err(cause) => cause,
+            };
             self.forget_route(topic);
-            cause.with_context("topic", names::shown(topic))
-        })?;
-        Ok((queue.clone(), offset))
+            refused.push(queue.broker.name.clone());
+            if !is_elsewhere(&cause) || refused.len() >= brokers.len() {
+                return Err(cause.with_context("topic", names::shown(topic)));
+            }
+        }
     }
 
     /// As a batch's bytes count against the broker's bound.

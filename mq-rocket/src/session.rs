@@ -24,6 +24,8 @@ pub(crate) struct Session {
     /// The most deliveries held.
     window: usize,
     closing: AtomicBool,
+    /// Told once: whoever waits for the end.
+    ending: Notify,
     paused: AtomicBool,
     /// Questions under way whose answers hold messages that are then ours.
     asking: watch::Sender<usize>,
@@ -82,6 +84,7 @@ impl Session {
             freed: Notify::new(),
             window,
             closing: AtomicBool::new(false),
+            ending: Notify::new(),
             paused: AtomicBool::new(false),
             asking: watch::Sender::new(0),
         })
@@ -97,6 +100,11 @@ impl Session {
             return 0;
         }
         self.window.saturating_sub(self.state().held.len())
+    }
+
+    /// Waits until nothing more is asked for; for one that waits.
+    pub(crate) async fn closing(&self) {
+        self.ending.notified().await;
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -129,6 +137,7 @@ impl Session {
     /// Nothing more is asked for.
     pub(crate) fn begin_close(&self) {
         self.closing.store(true, Ordering::SeqCst);
+        self.ending.notify_one();
         self.freed.notify_waiters();
     }
 

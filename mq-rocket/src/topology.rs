@@ -1,9 +1,11 @@
 //! Topics, groups and the places of groups: what is there, made and removed.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures_util::future::join_all;
 use mq_core::capability::Feature;
 use mq_core::config::Topology as Mode;
 use mq_core::error::{Error, ErrorKind, Result};
@@ -17,7 +19,7 @@ use crate::core::{Core, wait};
 use crate::error::{BACKEND, answer, error};
 use crate::names;
 use crate::remoting::{Command, code};
-use crate::route::{Node, Queue, Route};
+use crate::route::{Node, Queue};
 use crate::sending::millis;
 
 /// Queues of the places of a group: order does not matter there.
@@ -111,7 +113,13 @@ pub(crate) async fn prepare(
     deadline: Instant,
 ) -> Result<()> {
     match core.config.topology {
-        Mode::Declare => declare(core, place, start, ordered, deadline).await,
+        Mode::Declare => {
+            let away = declare(core, place, start, ordered, deadline).await?;
+            if !away.is_empty() {
+                tracing::warn!(?away, group = place.group, "brokers that are away do not know of the group yet");
+            }
+            Ok(())
+        }
         Mode::Verify => {
             core.fresh_route(&place.topic, deadline).await?;
             if exists(core, place, ordered, deadline).await? {
@@ -125,7 +133,7 @@ pub(crate) async fn prepare(
     }
 }
 
-/// True when the group and its places are there.
+/// True when the group and its places are there, as far as brokers can be asked.
 pub(crate) async fn exists(core: &Core, place: &Place, ordered: bool, deadline: Instant) -> Result<bool> {
     let attempts = ordered.then_some(&place.attempts);
     for topic in [&place.retry, &place.dead_letters].into_iter().chain(attempts) {
@@ -133,12 +141,49 @@ pub(crate) async fn exists(core: &Core, place: &Place, ordered: bool, deadline: 
             return Ok(false);
         }
     }
-    for node in core.nodes(deadline).await? {
-        if group_config(core, &node, &place.group, deadline).await?.is_none() {
-            return Ok(false);
+    let nodes = core.nodes(deadline).await?;
+    let found = on_each(&nodes, |node| async move { group_config(core, &node, &place.group, deadline).await }).await?;
+    Ok(found.done.iter().all(|(_, config)| config.is_some()))
+}
+
+/// What several brokers answered.
+#[derive(Debug)]
+pub(crate) struct Answers<T> {
+    pub(crate) done: Vec<(Arc<Node>, T)>,
+    /// The names of those that could not be asked.
+    pub(crate) away: Vec<String>,
+}
+
+impl<T> Answers<T> {
+    fn nodes(&self) -> Vec<Arc<Node>> {
+        self.done.iter().map(|(node, _)| Arc::clone(node)).collect()
+    }
+}
+
+/// The same at several brokers. Those that are away are named; an error when all are, or when one refuses.
+pub(crate) async fn on_each<T, F: Future<Output = Result<T>>>(
+    nodes: &[Arc<Node>],
+    ask: impl Fn(Arc<Node>) -> F,
+) -> Result<Answers<T>> {
+    let asked = nodes.iter().map(|node| {
+        let asked = ask(Arc::clone(node));
+        async move { (node, asked.await) }
+    });
+    let (mut answers, mut last) = (Answers { done: Vec::new(), away: Vec::new() }, None);
+    for (node, outcome) in join_all(asked).await {
+        match outcome {
+            Ok(answer) => answers.done.push((Arc::clone(node), answer)),
+            Err(cause) if cause.is_transient() => {
+                answers.away.push(node.name.clone());
+                last.get_or_insert(cause);
+            }
+            Err(cause) => return Err(cause),
         }
     }
-    Ok(true)
+    match last {
+        Some(cause) if answers.done.is_empty() => Err(cause),
+        _ => Ok(answers),
+    }
 }
 
 pub(crate) async fn has_topic(core: &Core, topic: &str, deadline: Instant) -> Result<bool> {
@@ -152,7 +197,7 @@ pub(crate) async fn has_topic(core: &Core, topic: &str, deadline: Instant) -> Re
 /// The queues a broker itself has of a topic, none when it has none. What a broker makes of its own accord it tells the
 /// name server at its next registration only, up to 30 s later: until then no route leads there.
 pub(crate) async fn queues_at(core: &Core, node: &Arc<Node>, topic: &str, deadline: Instant) -> Result<Vec<Queue>> {
-    let answer = core.ask(node, Command::request(code::GET_TOPIC_CONFIG).field("topic", topic), deadline).await?;
+    let answer = core.ask_soon(node, Command::request(code::GET_TOPIC_CONFIG).field("topic", topic), deadline).await?;
     match answer.code {
         answer::SUCCESS => {
             let config: TopicConfig = serde_json::from_slice(&answer.body)
@@ -164,63 +209,104 @@ pub(crate) async fn queues_at(core: &Core, node: &Arc<Node>, topic: &str, deadli
     }
 }
 
-/// Makes the group and its places of a topic that is there. A group that is new begins at `start`.
+/// Makes the group and its places of a topic that is there. A group that is new begins at `start`. Returns the names of
+/// brokers that were away: they do not know of it yet.
 pub(crate) async fn declare(
     core: &Core,
     place: &Place,
     start: &StartFrom,
     ordered: bool,
     deadline: Instant,
-) -> Result<()> {
+) -> Result<BTreeSet<String>> {
     let route = core.fresh_route(&place.topic, deadline).await?;
     let new = !has_topic(core, &place.retry, deadline).await?;
     // First: whoever deletes a group of that name elsewhere sees that it is wanted here.
-    create_topic(core, &place.dead_letters, PLACE_QUEUES, &route.nodes, deadline).await?;
+    let mut away = create_topic(core, &place.dead_letters, PLACE_QUEUES, &route.nodes, deadline).await?;
     if ordered {
         // As many queues as the topic has: each keeps the records of one.
         let most = route.nodes.iter().map(|node| route.queues_at(node)).max().unwrap_or(1);
-        create_topic(core, &place.attempts, most.max(1), &route.nodes, deadline).await?;
+        away.extend(create_topic(core, &place.attempts, most.max(1), &route.nodes, deadline).await?);
     }
-    for node in &route.nodes {
+    let made = on_each(&route.nodes, |node| async move {
         // A group of the broker's has many topics. What order its messages come in is asked with each request.
-        if group_config(core, node, &place.group, deadline).await?.is_none() {
-            create_group(core, node, &place.group, ordered, deadline).await?;
+        if group_config(core, &node, &place.group, deadline).await?.is_none() {
+            create_group(core, &node, &place.group, ordered, deadline).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    let nodes = made.nodes();
+    away.extend(made.away);
+    if new {
+        for queue in route.readable.iter().filter(|queue| nodes.contains(&queue.broker)) {
+            begin(core, place, queue, start, deadline).await?;
         }
     }
-    if new {
-        begin(core, place, &route, start, deadline).await?;
-    }
     // Last: a group whose declaration was cut short is declared again, from its start.
-    create_topic(core, &place.retry, PLACE_QUEUES, &route.nodes, deadline).await
+    away.extend(create_topic(core, &place.retry, PLACE_QUEUES, &route.nodes, deadline).await?);
+    Ok(away)
 }
 
-/// Sets where a new group starts.
-async fn begin(core: &Core, place: &Place, route: &Route, start: &StartFrom, deadline: Instant) -> Result<()> {
-    for queue in &route.readable {
-        let offset = match start {
-            StartFrom::SinceDeclared | StartFrom::Earliest => continue,
-            StartFrom::Latest => bound(core, &place.topic, queue, code::GET_MAX_OFFSET, deadline).await?,
-            StartFrom::Time(at) => at_time(core, &place.topic, queue, *at, deadline).await?,
-            StartFrom::Position(Position::Log { partition, offset }) if *partition == queue.partition() => *offset,
-            StartFrom::Position(_) => continue,
-            _ => return Err(Error::unsupported(Feature::Replay, BACKEND, "start earliest, latest or at a time")),
-        };
-        commit(core, place, &place.topic, queue, offset, deadline).await?;
+/// Makes the group at a broker that was away when it was declared; false when no other broker has it either.
+pub(crate) async fn catch_up(
+    core: &Core,
+    place: &Place,
+    node: &Arc<Node>,
+    start: &StartFrom,
+    ordered: bool,
+    deadline: Instant,
+) -> Result<bool> {
+    let route = core.fresh_route(&place.topic, deadline).await?;
+    let others: Vec<_> = route.nodes.iter().filter(|other| other.name != node.name).cloned().collect();
+    let known =
+        on_each(&others, |other| async move { group_config(core, &other, &place.group, deadline).await }).await?;
+    if known.done.iter().all(|(_, config)| config.is_none()) {
+        return Ok(false);
     }
-    Ok(())
+    create_group(core, node, &place.group, ordered, deadline).await?;
+    for queue in route.readable.iter().filter(|queue| queue.broker.name == node.name) {
+        begin(core, place, queue, start, deadline).await?;
+    }
+    Ok(true)
 }
 
+/// Sets where a new group starts in a queue.
+async fn begin(core: &Core, place: &Place, queue: &Queue, start: &StartFrom, deadline: Instant) -> Result<()> {
+    let offset = match start {
+        StartFrom::SinceDeclared | StartFrom::Earliest => return Ok(()),
+        StartFrom::Latest => bound(core, &place.topic, queue, code::GET_MAX_OFFSET, deadline).await?,
+        StartFrom::Time(at) => at_time(core, &place.topic, queue, *at, deadline).await?,
+        StartFrom::Position(Position::Log { partition, offset }) if *partition == queue.partition() => *offset,
+        StartFrom::Position(_) => return Ok(()),
+        _ => return Err(Error::unsupported(Feature::Replay, BACKEND, "start earliest, latest or at a time")),
+    };
+    commit(core, place, &place.topic, queue, offset, deadline).await
+}
+
+/// Makes a topic at those brokers which have none of that name. Returns the names of those that were away.
 pub(crate) async fn create_topic(
     core: &Core,
     topic: &str,
     queues: u32,
     nodes: &[Arc<Node>],
     deadline: Instant,
-) -> Result<()> {
-    if has_topic(core, topic, deadline).await? {
-        return Ok(());
+) -> Result<BTreeSet<String>> {
+    let there = match core.fresh_route(topic, deadline).await {
+        Ok(route) => route.nodes.clone(),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(cause) => return Err(cause),
+    };
+    let lacks = |node: &&Arc<Node>| !there.iter().any(|other| other.name == node.name);
+    let lacking: Vec<_> = nodes.iter().filter(lacks).cloned().collect();
+    if lacking.is_empty() {
+        return Ok(BTreeSet::new());
     }
-    for node in nodes {
+    let partly = !there.is_empty();
+    let made = on_each(&lacking, |node| async move {
+        // Another may just be making it, or the name server was started a moment ago.
+        if partly && !queues_at(core, &node, topic, deadline).await?.is_empty() {
+            return Ok(());
+        }
         let command = Command::request(code::UPDATE_AND_CREATE_TOPIC)
             .field("topic", topic)
             .field("defaultTopic", "TBW102")
@@ -230,34 +316,59 @@ pub(crate) async fn create_topic(
             .field("topicFilterType", "SINGLE_TAG")
             .field("topicSysFlag", 0)
             .field("order", false);
-        core.ask(node, command, deadline).await?.success()?;
-    }
-    // The broker tells the name server in its own time.
+        core.ask_soon(&node, command, deadline).await?.success().map(drop)
+    });
+    let made = match made.await {
+        // Those that have it will do.
+        Err(cause) if cause.is_transient() && !there.is_empty() => {
+            tracing::warn!(%cause, topic = names::shown(topic), "a broker without this topic is away");
+            return Ok(lacking.iter().map(|node| node.name.clone()).collect());
+        }
+        made => made?,
+    };
+    let wanted: Vec<Arc<Node>> = made.nodes();
+    // The broker tells the name servers in its own time.
     let known = wait(deadline, async || {
         let route = match core.fresh_route(topic, deadline).await {
             Ok(route) => route,
             Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(cause),
         };
-        Ok((route.nodes.len() >= nodes.len()).then_some(()))
+        let all = wanted.iter().all(|node| route.nodes.iter().any(|known| known.name == node.name));
+        Ok(all.then_some(()))
     });
     known.await?.ok_or_else(|| {
         error(ErrorKind::Timeout, "the name server does not know the topic yet")
             .with_context("topic", names::shown(topic))
-    })
+    })?;
+    Ok(made.away.into_iter().collect())
+}
+
+/// An error that names the brokers where it was not done.
+pub(crate) fn done_on_all(away: &BTreeSet<String>, what: &'static str) -> Result<()> {
+    if away.is_empty() {
+        return Ok(());
+    }
+    let names = away.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    Err(error(ErrorKind::Unavailable, what)
+        .with_context("brokers", names)
+        .with_hint("do it again when they are back; until then the other brokers serve"))
 }
 
 pub(crate) async fn delete_topic(core: &Core, topic: &str, nodes: &[Arc<Node>], deadline: Instant) -> Result<()> {
     let forget = Command::request(code::DELETE_TOPIC_IN_NAME_SERVER).field("topic", topic);
+    let mut away: BTreeSet<String> = core.routes.missing(topic).into_iter().collect();
     core.tell_names(&forget, deadline).await?;
-    for node in nodes {
+    let deleted = on_each(nodes, |node| async move {
         let command = Command::request(code::DELETE_TOPIC_IN_BROKER).field("topic", topic);
-        core.ask(node, command, deadline).await?.success()?;
-    }
+        core.ask_soon(&node, command, deadline).await?.success().map(drop)
+    });
+    away.extend(deleted.await?.away);
     // The broker may have told the name server of it in between.
     core.tell_names(&forget, deadline).await?;
-    core.forget_route(topic);
-    Ok(())
+    core.routes.remove(topic);
+    done_on_all(&away, "brokers that are away still have the topic, and will bring it back")
+        .map_err(|cause| cause.with_context("topic", names::shown(topic)))
 }
 
 async fn create_group(core: &Core, node: &Node, group: &str, ordered: bool, deadline: Instant) -> Result<()> {
@@ -265,7 +376,7 @@ async fn create_group(core: &Core, node: &Node, group: &str, ordered: bool, dead
         GroupConfig { group_name: group.to_owned(), consume_message_orderly: ordered, ..GroupConfig::default() };
     let body = serde_json::to_vec(&config)
         .map_err(|cause| error(ErrorKind::Internal, "a request cannot be written").with_source(cause))?;
-    core.ask(node, Command::request(code::UPDATE_AND_CREATE_GROUP).body(body), deadline).await?.success()?;
+    core.ask_soon(node, Command::request(code::UPDATE_AND_CREATE_GROUP).body(body), deadline).await?.success()?;
     Ok(())
 }
 
@@ -276,7 +387,7 @@ pub(crate) async fn group_config(
     group: &str,
     deadline: Instant,
 ) -> Result<Option<GroupConfig>> {
-    let answer = core.ask(node, Command::request(code::GET_GROUP).field("group", group), deadline).await?;
+    let answer = core.ask_soon(node, Command::request(code::GET_GROUP).field("group", group), deadline).await?;
     match answer.code {
         answer::SUCCESS => serde_json::from_slice(&answer.body)
             .map(Some)
@@ -303,25 +414,33 @@ pub(crate) async fn delete(core: &Core, place: &Place, deadline: Instant) -> Res
     if list(core, deadline).await?.iter().any(wanted) {
         return Ok(());
     }
-    for node in &nodes {
+    let deleted = on_each(&nodes, |node| async move {
         let command = Command::request(code::DELETE_GROUP).field("groupName", &place.group).field("cleanOffset", true);
-        core.ask(node, command, deadline).await?.success()?;
-    }
-    Ok(())
+        core.ask_soon(&node, command, deadline).await?.success().map(drop)
+    });
+    let mut away: BTreeSet<String> = core.missing_nodes().into_iter().collect();
+    away.extend(deleted.await?.away);
+    done_on_all(&away, "brokers that are away still have the group")
 }
 
-/// Every topic, the broker's own among them.
+/// Every topic any name server knows, the brokers' own among them.
 pub(crate) async fn list(core: &Core, deadline: Instant) -> Result<BTreeSet<String>> {
-    topics(&core.ask_names(&Command::request(code::GET_ALL_TOPICS), deadline).await?.success()?)
+    let mut all = BTreeSet::new();
+    for answer in core.ask_names(&Command::request(code::GET_ALL_TOPICS), deadline).await? {
+        all.extend(topics(&answer.success()?)?);
+    }
+    Ok(all)
 }
 
-/// The topics a broker makes for itself.
-pub(crate) async fn list_own(core: &Core, deadline: Instant) -> Result<BTreeSet<String>> {
-    let mut own = BTreeSet::new();
-    for node in core.nodes(deadline).await? {
-        own.extend(topics(&core.ask(&node, Command::request(code::GET_SYSTEM_TOPICS), deadline).await?.success()?)?);
-    }
-    Ok(own)
+/// The topics a broker makes for itself, and the names of brokers that are away.
+pub(crate) async fn list_own(core: &Core, deadline: Instant) -> Result<(BTreeSet<String>, Vec<String>)> {
+    let nodes = core.nodes(deadline).await?;
+    let asked = on_each(&nodes, |node| async move {
+        topics(&core.ask_soon(&node, Command::request(code::GET_SYSTEM_TOPICS), deadline).await?.success()?)
+    });
+    let mut asked = asked.await?;
+    asked.away.extend(core.missing_nodes());
+    Ok((asked.done.into_iter().flat_map(|(_, topics)| topics).collect(), asked.away))
 }
 
 fn topics(answer: &Command) -> Result<BTreeSet<String>> {
@@ -333,7 +452,7 @@ fn topics(answer: &Command) -> Result<BTreeSet<String>> {
 /// The oldest or the next offset of a queue.
 pub(crate) async fn bound(core: &Core, topic: &str, queue: &Queue, code: i32, deadline: Instant) -> Result<i64> {
     let command = Command::request(code).field("topic", topic).field("queueId", queue.id);
-    core.ask(&queue.broker, command, deadline).await?.success()?.number("offset")
+    core.ask_soon(&queue.broker, command, deadline).await?.success()?.number("offset")
 }
 
 pub(crate) async fn at_time(core: &Core, topic: &str, queue: &Queue, at: SystemTime, deadline: Instant) -> Result<i64> {
@@ -341,7 +460,7 @@ pub(crate) async fn at_time(core: &Core, topic: &str, queue: &Queue, at: SystemT
         .field("topic", topic)
         .field("queueId", queue.id)
         .field("timestamp", millis(at));
-    core.ask(&queue.broker, command, deadline).await?.success()?.number("offset")
+    core.ask_soon(&queue.broker, command, deadline).await?.success()?.number("offset")
 }
 
 /// Where a group stands in a queue; `None` where it has not begun.
@@ -357,7 +476,7 @@ pub(crate) async fn committed(
         .field("topic", topic)
         .field("queueId", queue.id)
         .field("setZeroIfNotFound", false);
-    let answer = core.ask(&queue.broker, command, deadline).await?;
+    let answer = core.ask_soon(&queue.broker, command, deadline).await?;
     match answer.code {
         answer::SUCCESS => Ok(answer.number::<i64>("offset").ok().filter(|offset| *offset >= 0)),
         answer::QUERY_NOT_FOUND => Ok(None),
@@ -378,6 +497,6 @@ pub(crate) async fn commit(
         .field("topic", topic)
         .field("queueId", queue.id)
         .field("commitOffset", offset);
-    core.ask(&queue.broker, command, deadline).await?.success()?;
+    core.ask_soon(&queue.broker, command, deadline).await?.success()?;
     Ok(())
 }

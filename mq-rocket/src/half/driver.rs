@@ -20,9 +20,11 @@ use super::presence::Presence;
 use super::ticket::Ticket;
 use crate::core::Core;
 use crate::error::{BACKEND, error};
+use crate::lanes;
 use crate::names;
-use crate::producer::{check_sendable, queue_of};
+use crate::producer::check_sendable;
 use crate::remoting::{Command, Failure};
+use crate::route::Node;
 use crate::sending;
 use crate::wire;
 
@@ -91,7 +93,7 @@ impl Shared {
 
     /// Asks a broker to end a transaction, and waits for its answer.
     pub(super) async fn end(&self, address: &str, command: Command, deadline: Instant) -> Result<()> {
-        let answer = sending::call(&self.presence.link(address), &command, deadline).await;
+        let answer = sending::call(&self.presence.link(address), &command, deadline, deadline).await;
         answer.map_err(unanswered)?.success().map(drop)
     }
 }
@@ -113,12 +115,28 @@ impl HalfDriver for RocketHalf {
         let topic = names::topic(message.topic())?;
         let mut encoded = wire::encode(&message)?;
         let id = wire::half(&mut encoded, message.topic(), &topic, &shared.group);
-        let queues = shared.core.writable(&topic, deadline).await?;
-        let queue = queue_of(&message, &shared.turn, queues.len()).and_then(|index| queues.get(index));
-        let queue = queue.ok_or_else(|| error(ErrorKind::Internal, "the topic has no queue"))?;
-        let command = sending::half(&topic, queue, &encoded, &shared.group);
-        let link = shared.presence.link(&queue.broker.address);
-        let answer = sending::call(&link, &command, deadline).await.map_err(sending::failed)?;
+        let (queue, answer) = loop {
+            let queues = shared.core.writable(&topic, deadline).await?;
+            let keyed = shared.core.routes.keyed(&topic);
+            let there = |node: &Node| !shared.core.away.contains(node);
+            let any = || lanes::pick(&queues, &shared.turn, |queue| &queue.broker, there);
+            let queue = match lanes::key_queue(&message, keyed.len()) {
+                Some(index) => keyed.get(index),
+                None => any().and_then(|index| queues.get(index)),
+            };
+            let queue = queue.ok_or_else(|| error(ErrorKind::Internal, "the topic has no queue"))?;
+            let command = sending::half(&topic, queue, &encoded, &shared.group);
+            let link = shared.presence.link(&shared.core.routes.address(&queue.broker));
+            // The key of a message keeps its broker; without one another can do it as well.
+            let others = message.key_bytes().is_none() && queues.iter().any(|other| other.broker != queue.broker);
+            match sending::call(&link, &command, Core::reach(deadline, others), deadline).await {
+                Ok(answer) => break (queue.clone(), answer),
+                Err(Failure::NotSent(cause)) if others && cause.is_transient() && Instant::now() < deadline => {
+                    shared.core.away.add(&queue.broker);
+                }
+                Err(failure) => return Err(sending::failed(failure)),
+            }
+        };
         if let Err(cause) = sending::stored(&answer) {
             shared.core.forget_route(&topic);
             return Err(cause.with_context("topic", message.topic()));

@@ -59,6 +59,8 @@ impl Presence {
     /// Tells every broker that has not heard of late; the outcome for each that was told.
     pub(super) async fn tell(&self, deadline: Instant) -> Result<Vec<Result<()>>> {
         let nodes = self.core.nodes(deadline).await?;
+        // One that is away hears of it when it is back: whoever opens does not wait for that.
+        let deadline = Core::reach(deadline, nodes.len() > 1);
         Ok(join_all(nodes.iter().map(|node| self.tell_one(node, deadline))).await)
     }
 

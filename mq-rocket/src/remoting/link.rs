@@ -62,10 +62,20 @@ impl Link {
         if let Some(connection) = self.standing() {
             return Ok(connection);
         }
-        tokio::time::timeout_at(deadline, self.connect(deadline)).await.unwrap_or_else(|_| Err(self.unreachable()))
+        let connect = self.connect(deadline, false);
+        tokio::time::timeout_at(deadline, connect).await.unwrap_or_else(|_| Err(self.unreachable()))
     }
 
-    async fn connect(&self, deadline: Instant) -> Result<Arc<Connection>> {
+    /// As [`ready`](Self::ready), but does not wait for what refuses the connection: somebody else can be asked.
+    pub(crate) async fn ready_at_once(&self, deadline: Instant) -> Result<Arc<Connection>> {
+        if let Some(connection) = self.standing() {
+            return Ok(connection);
+        }
+        let connect = self.connect(deadline, true);
+        tokio::time::timeout_at(deadline, connect).await.unwrap_or_else(|_| Err(self.unreachable()))
+    }
+
+    async fn connect(&self, deadline: Instant, once: bool) -> Result<Arc<Connection>> {
         let _alone = self.connecting.lock().await;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -87,7 +97,7 @@ impl Link {
                     format!("no connection to {} within {ATTEMPT:?}", self.address),
                 )),
             }
-            if Instant::now() + pause >= deadline {
+            if once || Instant::now() + pause >= deadline {
                 return Err(self.unreachable());
             }
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;

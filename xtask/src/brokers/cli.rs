@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Subcommand};
 
 use super::cluster;
@@ -61,23 +61,37 @@ struct Target {
     /// A cluster of so many nodes: the instances INSTANCE-1 to INSTANCE-N, which can be killed and started one by one
     #[arg(long, default_value_t = 1)]
     nodes: usize,
+    /// Of an instance that is several processes only this one: names-1, names-2, broker-a or broker-b of rocket-cluster, 1
+    /// to 6 of redis-cluster
+    #[arg(long)]
+    node: Option<String>,
     /// One JSON array on stdout
     #[arg(long)]
     json: bool,
 }
 
 impl Target {
+    /// One process of an instance has neither data nor ports of its own.
+    fn whole(&self) -> Result<Vec<Instance>> {
+        ensure!(self.node.is_none(), "`--node` is for kill, start, block and unblock");
+        self.instances()
+    }
+
     fn instances(&self) -> Result<Vec<Instance>> {
         let kinds = if self.brokers.is_empty() { &Kind::ALL[..] } else { &self.brokers };
         let clusters = kinds.iter().map(|kind| cluster::nodes(*kind, &self.instance, self.nodes));
-        Ok(clusters.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        let instances = clusters.collect::<Result<Vec<_>>>()?.into_iter().flatten();
+        match &self.node {
+            Some(node) => instances.map(|instance| instance.only(node)).collect(),
+            None => Ok(instances.collect()),
+        }
     }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.verb {
         Verb::Up(target) => {
-            let instances = target.instances()?;
+            let instances = target.whole()?;
             // One after the other: they share apt and its locks.
             for instance in &instances {
                 instance.install()?;
@@ -97,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Block(target) => drop(each(&target.instances()?, "blocked", |instance| instance.block(true))?),
         Verb::Unblock(target) => drop(each(&target.instances()?, "unblocked", |instance| instance.block(false))?),
         Verb::Down(target) => {
-            each(&target.instances()?, "down", Instance::down)?;
+            each(&target.whole()?, "down", Instance::down)?;
             if target.json {
                 show(&[], true)?;
             }

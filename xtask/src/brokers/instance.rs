@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::kind::Kind;
 use super::state::State;
-use super::{kafka, launch, ports, rabbit, ready, redis, redis_cluster, redis_sentinel, rocket, tls};
+use super::{kafka, launch, ports, rabbit, ready, redis, redis_cluster, redis_sentinel, rocket, rocket_cluster, tls};
 use crate::install::Lock;
 use crate::process::Process;
 use crate::{command, paths};
@@ -26,6 +26,8 @@ pub(crate) struct Instance {
     pub(crate) kind: Kind,
     pub(crate) name: String,
     folder: PathBuf,
+    /// Of several processes the one that is meant; `None`: all.
+    only: Option<usize>,
 }
 
 /// What a caller of the command needs to know.
@@ -51,7 +53,19 @@ impl Instance {
         if name.is_empty() || name.len() > 32 || !name.chars().all(allowed) {
             bail!("`{name}` is no name for an instance: 1 to 32 of a-z, 0-9 and -");
         }
-        Ok(Self { kind, name: name.to_owned(), folder: paths::instances()?.join(name).join(kind.name()) })
+        Ok(Self { kind, name: name.to_owned(), folder: paths::instances()?.join(name).join(kind.name()), only: None })
+    }
+
+    /// Of an instance that is several processes the one of this name.
+    pub(crate) fn only(mut self, node: &str) -> Result<Self> {
+        self.only = Some(self.kind.node(node).with_context(|| format!("{self} has no node `{node}`"))?);
+        Ok(self)
+    }
+
+    /// The processes that are meant.
+    fn meant<'a>(&self, state: &'a State) -> impl Iterator<Item = &'a Process> {
+        let only = self.only;
+        state.processes().enumerate().filter(move |(node, _)| only.is_none_or(|only| only == *node)).map(|(_, one)| one)
     }
 
     /// Every instance that has been brought up and not taken down.
@@ -96,7 +110,7 @@ impl Instance {
             Kind::Redis70 | Kind::Redis80 | Kind::RedisCluster | Kind::RedisSentinel => {
                 redis::install(self.kind).map(drop)
             }
-            Kind::Rocket54 | Kind::Rocket54Guarded => rocket::install().map(drop),
+            Kind::Rocket54 | Kind::Rocket54Guarded | Kind::RocketCluster => rocket::install().map(drop),
         }
     }
 
@@ -114,7 +128,7 @@ impl Instance {
         let _lock = self.lock()?;
         let state = self.load()?.with_context(|| format!("{self} is not there any more"))?;
         let mut killed = false;
-        for process in state.processes() {
+        for process in self.meant(&state) {
             killed |= process.kill()?;
         }
         if !killed {
@@ -137,7 +151,7 @@ impl Instance {
         let state = self.load()?.with_context(|| format!("{self} is not there any more"))?;
         let signal = if blocked { Signal::STOP } else { Signal::CONT };
         let mut done = false;
-        for process in state.processes() {
+        for process in self.meant(&state) {
             done |= process.signal(signal)?;
         }
         if !done {
@@ -163,8 +177,10 @@ impl Instance {
             }
             state.helper.as_ref().map_or(Ok(false), Process::kill)?;
         }
-        if self.kind.is_rocket() {
-            rocket::clean(&self.folder)?;
+        match self.kind {
+            Kind::RocketCluster => rocket_cluster::clean(&self.folder)?,
+            kind if kind.is_rocket() => rocket::clean(&self.folder)?,
+            _ => {}
         }
         fs::remove_dir_all(&self.folder).with_context(|| format!("{} cannot be removed", self.folder.display()))?;
         // The last of the instance's brokers takes the folder of the instance along; others in it keep it.
@@ -183,7 +199,9 @@ impl Instance {
             Kind::Redis70 | Kind::Redis80 | Kind::RedisCluster | Kind::RedisSentinel => {
                 bail!("Redis has no tool of its own here: use `mq` or redis-cli")
             }
-            Kind::Rocket54 | Kind::Rocket54Guarded => bail!("RocketMQ has no tool of its own here: use `mq`"),
+            Kind::Rocket54 | Kind::Rocket54Guarded | Kind::RocketCluster => {
+                bail!("RocketMQ has no tool of its own here: use `mq`")
+            }
         }
     }
 
@@ -230,6 +248,7 @@ impl Instance {
             Kind::RedisCluster => redis_cluster::PORTS,
             Kind::RedisSentinel => redis_sentinel::PORTS,
             Kind::Rocket54 | Kind::Rocket54Guarded => rocket::PORTS,
+            Kind::RocketCluster => rocket_cluster::PORTS,
         }
     }
 
@@ -255,7 +274,7 @@ impl Instance {
             let nodes = self.kind.processes();
             let living: Vec<bool> = state.processes().map(Process::is_alive).collect();
             for (index, port) in state.ports.iter().enumerate().take(served) {
-                let in_use = nodes > 1 && living.get(index % nodes).copied().unwrap_or(false);
+                let in_use = nodes > 1 && living.get(self.kind.process_of(index)).copied().unwrap_or(false);
                 if !in_use && (state.helper.is_none() || index != self.helper_port()) {
                     ports::check_free(*port)?;
                 }
@@ -263,7 +282,7 @@ impl Instance {
         }
         let started = self.run(&mut state);
         if started.is_err() {
-            state.processes().for_each(|process| drop(process.kill()));
+            self.meant(&state).for_each(|process| drop(process.kill()));
             if state.cluster.is_none() {
                 let _ = state.helper.as_ref().map(Process::kill);
             }
@@ -278,6 +297,7 @@ impl Instance {
         match self.kind {
             Kind::RedisCluster => return self.run_nodes(state, redis_cluster::servers(&self.folder, state)?),
             Kind::RedisSentinel => return self.run_nodes(state, redis_sentinel::servers(&self.folder, state)?),
+            Kind::RocketCluster => return self.run_nodes(state, rocket_cluster::servers(&self.folder, state)?),
             _ => {}
         }
         if !state.is_running() {
@@ -291,7 +311,7 @@ impl Instance {
                 Kind::Redis70 | Kind::Redis80 | Kind::RedisCluster | Kind::RedisSentinel => {
                     redis::server(self.kind, &self.folder, state)?
                 }
-                Kind::Rocket54 | Kind::Rocket54Guarded => {
+                Kind::Rocket54 | Kind::Rocket54Guarded | Kind::RocketCluster => {
                     rocket::ensure_helper(&self.folder, state, &log)?;
                     state.save(&file)?;
                     rocket::server(&self.folder, state)?
@@ -309,7 +329,11 @@ impl Instance {
     fn run_nodes(&self, state: &mut State, servers: Vec<Command>) -> Result<()> {
         let (file, log) = (self.state_file(), self.log());
         for (node, mut server) in servers.into_iter().enumerate() {
-            if state.processes().nth(node).is_some_and(Process::is_alive) {
+            let others = self.only.is_some_and(|only| only != node);
+            if others && state.processes().nth(node).is_none() {
+                bail!("{self} has never been up as a whole");
+            }
+            if others || state.processes().nth(node).is_some_and(Process::is_alive) {
                 continue;
             }
             let process = launch::launch(&mut server, &log)?;
@@ -324,9 +348,19 @@ impl Instance {
             }
             state.save(&file)?;
         }
-        for (process, port) in state.processes().zip(&state.ports) {
-            ready::wait(self.kind, *port, process, self.kind.start_patience())
-                .with_context(|| format!("last lines of {}:\n{}", log.display(), command::tail(&log, 20)))?;
+        let patience = self.kind.start_patience();
+        for ((node, process), port) in state.processes().enumerate().zip(&state.ports) {
+            // One that stays down on purpose is waited for by nobody.
+            if self.only.is_some_and(|only| only != node) {
+                continue;
+            }
+            let answers = match self.kind {
+                Kind::RocketCluster => {
+                    ready::wait_until(self.kind, process, patience, || rocket_cluster::is_ready(state, node))
+                }
+                _ => ready::wait(self.kind, *port, process, patience),
+            };
+            answers.with_context(|| format!("last lines of {}:\n{}", log.display(), command::tail(&log, 20)))?;
         }
         Ok(())
     }
@@ -388,6 +422,9 @@ impl Instance {
             if authority.exists() {
                 environment.insert("MQ_TEST_ROCKET_TLS", rocket::tls_url(state, &authority)?);
             }
+        } else if self.kind == Kind::RocketCluster {
+            environment.insert("MQ_TEST_ROCKET_CLUSTER", self.kind.url(&state.ports));
+            environment.insert("MQ_TEST_ROCKET_CLUSTER_CONTROL", self.control_command()?);
         } else if self.kind == Kind::Rocket54Guarded {
             environment.insert("MQ_TEST_ROCKET_GUARDED", rocket::guarded_url(state, &authority)?);
         } else {
@@ -406,7 +443,9 @@ impl Instance {
     fn control_command(&self) -> Result<String> {
         let program = std::env::current_exe().context("this program does not know where it is")?;
         let program = program.display().to_string().replace('"', "\\\"");
-        Ok(format!("\"{program}\" brokers \"$VERB\" {} --instance {}", self.kind.name(), self.name))
+        // Of several processes the variable `NODE` may name one.
+        let node = if self.kind.processes() > 1 { " ${NODE:+--node \"$NODE\"}" } else { "" };
+        Ok(format!("\"{program}\" brokers \"$VERB\" {} --instance {}{node}", self.kind.name(), self.name))
     }
 
     fn check_known(&self) -> Result<()> {

@@ -38,11 +38,15 @@ pub(crate) enum Kind {
     #[value(name = "rocket-5.4-guarded")]
     #[serde(rename = "rocket-5.4-guarded")]
     Rocket54Guarded,
+    /// Of RocketMQ 5.4
+    #[value(name = "rocket-cluster")]
+    #[serde(rename = "rocket-cluster")]
+    RocketCluster,
 }
 
 impl Kind {
     /// One of each that services use.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Kafka,
         Self::Rabbit310,
         Self::Rabbit40,
@@ -51,10 +55,11 @@ impl Kind {
         Self::RedisCluster,
         Self::RedisSentinel,
         Self::Rocket54,
+        Self::RocketCluster,
     ];
 
     /// Those that only tests of themselves want as well.
-    pub(crate) const EVERY: [Self; 9] = [
+    pub(crate) const EVERY: [Self; 10] = [
         Self::Kafka,
         Self::Rabbit310,
         Self::Rabbit40,
@@ -63,6 +68,7 @@ impl Kind {
         Self::RedisCluster,
         Self::RedisSentinel,
         Self::Rocket54,
+        Self::RocketCluster,
         Self::Rocket54Guarded,
     ];
 
@@ -78,24 +84,46 @@ impl Kind {
             Self::RedisSentinel => "redis-sentinel",
             Self::Rocket54 => "rocket-5.4",
             Self::Rocket54Guarded => "rocket-5.4-guarded",
+            Self::RocketCluster => "rocket-cluster",
         }
     }
 
     /// The Debian release which carries this RabbitMQ or Redis.
     pub(crate) fn debian_release(self) -> Option<&'static str> {
         match self {
-            Self::Kafka | Self::Rocket54 | Self::Rocket54Guarded => None,
+            Self::Kafka | Self::Rocket54 | Self::Rocket54Guarded | Self::RocketCluster => None,
             Self::Rabbit310 | Self::Redis70 => Some("bookworm"),
             Self::Rabbit40 | Self::Redis80 | Self::RedisCluster | Self::RedisSentinel => Some("trixie"),
         }
     }
 
-    /// How many processes an instance is, each with as many ports as the others.
+    /// How many processes an instance is.
     pub(crate) fn processes(self) -> usize {
         match self {
             Self::RedisCluster => super::redis_cluster::NODES,
             Self::RedisSentinel => super::redis_sentinel::NODES,
+            Self::RocketCluster => super::rocket_cluster::NODES.len(),
             _ => 1,
+        }
+    }
+
+    /// The process which has this port of an instance.
+    pub(crate) fn process_of(self, port: usize) -> usize {
+        match self {
+            Self::RocketCluster => super::rocket_cluster::node_of(port),
+            _ => port % self.processes(),
+        }
+    }
+
+    /// The process with this name of an instance that is several; those of Redis are numbered from 1 on.
+    pub(crate) fn node(self, name: &str) -> Option<usize> {
+        match self {
+            Self::RocketCluster => super::rocket_cluster::NODES.iter().position(|node| *node == name),
+            Self::RedisCluster | Self::RedisSentinel => {
+                let index = name.parse::<usize>().ok()?.checked_sub(1)?;
+                (index < self.processes()).then_some(index)
+            }
+            _ => None,
         }
     }
 
@@ -109,6 +137,7 @@ impl Kind {
             Self::RedisCluster => super::redis_cluster::url(ports),
             Self::RedisSentinel => super::redis_sentinel::url(ports),
             Self::Rocket54 | Self::Rocket54Guarded => super::rocket::url(port),
+            Self::RocketCluster => super::rocket_cluster::url(ports),
         }
     }
 
@@ -125,11 +154,12 @@ impl Kind {
             Self::RedisSentinel => 21950,
             Self::Rocket54 => 22000,
             Self::Rocket54Guarded => 22200,
+            Self::RocketCluster => 22300,
         }
     }
 
     pub(crate) fn is_rocket(self) -> bool {
-        matches!(self, Self::Rocket54 | Self::Rocket54Guarded)
+        matches!(self, Self::Rocket54 | Self::Rocket54Guarded | Self::RocketCluster)
     }
 
     /// How long a start may take before it counts as failed. Slow on purpose: a loaded machine is no failure.

@@ -13,6 +13,7 @@ mod redis;
 mod redis_cluster;
 mod redis_sentinel;
 mod rocket;
+mod rocket_cluster;
 mod room;
 mod state;
 mod tls;

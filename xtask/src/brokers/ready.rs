@@ -12,10 +12,15 @@ use crate::process::Process;
 
 /// Waits until the broker answers; an error when it ends before or does not within `patience`.
 pub(crate) fn wait(kind: Kind, port: u16, server: &Process, patience: Duration) -> Result<()> {
+    wait_until(kind, server, patience, || ask(kind, port))
+}
+
+/// Waits until it is so.
+pub(crate) fn wait_until(kind: Kind, server: &Process, patience: Duration, ask: impl Fn() -> Result<()>) -> Result<()> {
     let deadline = Instant::now() + patience;
     loop {
         interrupt::check()?;
-        let answer = ask(kind, port);
+        let answer = ask();
         if answer.is_ok() && server.is_alive() {
             return Ok(());
         }
@@ -38,7 +43,9 @@ pub(crate) fn ask(kind: Kind, port: u16) -> Result<()> {
         Kind::Redis70 | Kind::Redis80 => redis_ping(&mut stream),
         Kind::RedisCluster => redis_node(&mut stream),
         Kind::RedisSentinel => redis_watched(&mut stream),
-        Kind::Rocket54 | Kind::Rocket54Guarded => rocket_route(&mut stream),
+        Kind::Rocket54 | Kind::Rocket54Guarded => rocket_route(&mut stream).map(drop),
+        // One of several is asked about by name: `rocket_broker`.
+        Kind::RocketCluster => Ok(()),
     }
 }
 
@@ -127,7 +134,7 @@ fn redis_text(stream: &mut TcpStream, command: &[&str]) -> Result<String> {
 }
 
 /// Where a topic is that every broker has: answered with brokers only once one has registered with the name server.
-fn rocket_route(stream: &mut TcpStream) -> Result<()> {
+fn rocket_route(stream: &mut TcpStream) -> Result<String> {
     let header = br#"{"code":105,"flag":0,"language":"OTHER","opaque":1,"serializeTypeCurrentRPC":"JSON","version":475,"extFields":{"topic":"SELF_TEST_TOPIC","acceptStandardJsonOnly":"true"}}"#;
     let length = u32::try_from(header.len())?;
     stream.write_all(&(length + 4).to_be_bytes())?;
@@ -140,10 +147,16 @@ fn rocket_route(stream: &mut TcpStream) -> Result<()> {
     ensure!((4..1 << 20).contains(&whole) && header <= whole - 4, "not a RocketMQ name server");
     let mut answer = vec![0; usize::try_from(whole - 4)?];
     stream.read_exact(&mut answer).context("no answer to a question for a route")?;
-    ensure!(
-        answer.get(usize::try_from(header)?..).is_some_and(|body| !body.is_empty()),
-        "no broker has registered yet"
-    );
+    let route = answer.get(usize::try_from(header)?..).unwrap_or_default();
+    ensure!(!route.is_empty(), "no broker has registered yet");
+    Ok(String::from_utf8_lossy(route).into_owned())
+}
+
+/// Whether this broker serves, and has registered with this name server.
+pub(crate) fn rocket_broker(names: u16, broker: u16) -> Result<()> {
+    connect(broker)?;
+    let route = rocket_route(&mut connect(names)?)?;
+    ensure!(route.contains(&format!("127.0.0.1:{broker}\"")), "the broker has not registered yet");
     Ok(())
 }
 

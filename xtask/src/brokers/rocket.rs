@@ -43,17 +43,7 @@ pub(crate) fn ensure_helper(folder: &Path, state: &mut State, log: &Path) -> Res
         return Ok(());
     }
     let port = state.port(0)?;
-    let settings = folder.join("namesrv.properties");
-    let text = format!(
-        "listenPort={port}\nbindAddress=127.0.0.1\nkvConfigPath={}\n",
-        folder.join("data/kvConfig.json").display()
-    );
-    write(&settings, &text)?;
-    let mut server = launch::command(Path::new("java"));
-    // Clients ask in either way; brokers ask without encryption.
-    options(&mut server, &install()?, folder, "-Xms64m", "-Xmx128m", Encryption::Offered)?;
-    server.arg("org.apache.rocketmq.namesrv.NamesrvStartup").arg("-c").arg(settings);
-    let process = launch::launch(&mut server, log)?;
+    let process = launch::launch(&mut name_server(folder, port)?, log)?;
     let deadline = Instant::now() + Duration::from_secs(60);
     while ready::connect(port).is_err() {
         interrupt::check()?;
@@ -65,13 +55,46 @@ pub(crate) fn ensure_helper(folder: &Path, state: &mut State, log: &Path) -> Res
     Ok(())
 }
 
+/// The command which becomes a name server.
+pub(crate) fn name_server(folder: &Path, port: u16) -> Result<Command> {
+    let settings = folder.join("namesrv.properties");
+    let text = format!(
+        "listenPort={port}\nbindAddress=127.0.0.1\nkvConfigPath={}\n",
+        folder.join("data/kvConfig.json").display()
+    );
+    write(&settings, &text)?;
+    let mut server = launch::command(Path::new("java"));
+    // Clients ask in either way; brokers ask without encryption.
+    options(&mut server, &install()?, folder, "-Xms64m", "-Xmx128m", Encryption::Offered)?;
+    server.arg("org.apache.rocketmq.namesrv.NamesrvStartup").arg("-c").arg(settings);
+    Ok(server)
+}
+
 /// The command which becomes the broker.
 pub(crate) fn server(folder: &Path, state: &State) -> Result<Command> {
+    let names = format!("127.0.0.1:{}", state.port(0)?);
+    let place = Place { name: "broker-a", names, port: state.port(BROKER)?, replication: state.port(REPLICATION)? };
+    let guarded = state.broker == Kind::Rocket54Guarded;
+    broker_at(folder, &place, guarded)
+}
+
+/// One broker among those of its cluster.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) name: &'static str,
+    /// The name servers, with `;` between them.
+    pub(crate) names: String,
+    pub(crate) port: u16,
+    pub(crate) replication: u16,
+}
+
+/// The command which becomes a broker.
+pub(crate) fn broker_at(folder: &Path, place: &Place, guarded: bool) -> Result<Command> {
     room::ensure(&store(folder), ROOM)?;
     let settings = folder.join("broker.properties");
-    write(&settings, &properties(folder, state)?)?;
+    write(&settings, &properties(folder, place, guarded))?;
     let mut server = launch::command(Path::new("java"));
-    let encryption = if state.broker == Kind::Rocket54Guarded { Encryption::Demanded } else { Encryption::Offered };
+    let encryption = if guarded { Encryption::Demanded } else { Encryption::Offered };
     options(&mut server, &install()?, folder, "-Xms256m", "-Xmx512m", encryption)?;
     server.arg("-XX:MaxDirectMemorySize=512m");
     server.arg("org.apache.rocketmq.broker.BrokerStartup").arg("-c").arg(settings);
@@ -130,17 +153,17 @@ tls.server.need.client.auth={clients}
     Ok(())
 }
 
-fn properties(folder: &Path, state: &State) -> Result<String> {
-    let (names, port, replication) = (state.port(0)?, state.port(BROKER)?, state.port(REPLICATION)?);
+fn properties(folder: &Path, place: &Place, guarded: bool) -> String {
+    let Place { name, names, port, replication } = place;
     let store = store(folder);
     let store = store.display();
-    let logins = if state.broker == Kind::Rocket54Guarded { logins() } else { String::new() };
-    Ok(format!(
+    let logins = if guarded { logins() } else { String::new() };
+    format!(
         "\
 brokerClusterName=mq
-brokerName=broker-a
+brokerName={name}
 brokerId=0
-namesrvAddr=127.0.0.1:{names}
+namesrvAddr={names}
 brokerIP1=127.0.0.1
 bindAddress=127.0.0.1
 listenPort={port}
@@ -167,7 +190,7 @@ maxMessageSize=4194304
 diskMaxUsedSpaceRatio=95
 cleanFileForciblyEnable=false
 {logins}"
-    ))
+    )
 }
 
 /// Nobody without a login, and nobody more than what is his.

@@ -34,7 +34,7 @@ impl Lanes<'_> {
         // Not all at once, which disturbs what is timed on a small machine; two versions of one broker never are.
         let lanes: [&[Step]; 3] = [
             &[Step::Unit, Step::Redis70, Step::Redis80],
-            &[Step::Kafka, Step::Rocket54],
+            &[Step::Kafka, Step::Rocket54, Step::RocketCluster],
             &[Step::Rabbit310, Step::Rabbit40, Step::RedisCluster, Step::RedisSentinel],
         ];
         thread::scope(|scope| {
@@ -98,8 +98,9 @@ impl Lanes<'_> {
             _ => rabbit,
         };
         let mut environment = BTreeMap::new();
-        let kinds = [Kind::Kafka, rabbit, redis, Kind::RedisSentinel, Kind::Rocket54, Kind::Rocket54Guarded];
-        for report in kinds.into_iter().filter_map(|kind| self.servers?.report(kind)) {
+        let rocket = [Kind::Rocket54, Kind::Rocket54Guarded, Kind::RocketCluster];
+        let kinds = [Kind::Kafka, rabbit, redis, Kind::RedisSentinel].into_iter().chain(rocket);
+        for report in kinds.filter_map(|kind| self.servers?.report(kind)) {
             environment.extend(report.environment.clone());
         }
         environment.insert("MQ_TEST_PROFILE", profile.name().to_owned());
@@ -114,6 +115,7 @@ fn belongs(binary: &Binary, step: Step) -> bool {
         ("mq-redis-stream", "cluster") => Step::RedisCluster,
         ("mq-redis-stream", "sentinel") => Step::RedisSentinel,
         ("mq-redis-stream", _) | ("mq-cli", "redis") => Step::Redis80,
+        ("mq-rocket", "failover") => Step::RocketCluster,
         ("mq-rocket", _) | ("mq-cli", "rocket") => Step::Rocket54,
         ("mq-rabbit", _) | ("mq-cli", "rabbit") => Step::Rabbit40,
         _ => Step::Unit,

@@ -43,6 +43,9 @@ pub(crate) enum Step {
     /// Tests of the RocketMQ adapter
     #[value(name = "rocket-5.4")]
     Rocket54,
+    /// Fail-over of the RocketMQ adapter on two name servers and two brokers
+    #[value(name = "rocket-cluster")]
+    RocketCluster,
     /// The same example on each broker by its URL alone
     Example,
     /// Each feature compiles alone
@@ -61,7 +64,7 @@ impl Step {
     }
 
     /// The steps which run test binaries.
-    pub(crate) const LANES: [Self; 9] = [
+    pub(crate) const LANES: [Self; 10] = [
         Self::Unit,
         Self::Kafka,
         Self::Rabbit310,
@@ -71,6 +74,7 @@ impl Step {
         Self::RedisCluster,
         Self::RedisSentinel,
         Self::Rocket54,
+        Self::RocketCluster,
     ];
 
     /// What must have been built or started before.
