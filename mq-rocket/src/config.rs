@@ -30,7 +30,7 @@ const PARAMETERS: &[&str] = &[
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RocketConfig {
-    /// Name servers with or without a port (9876); asked in turn.
+    /// Name servers with or without a port (9876); all of them are asked, and one that is dead is passed over.
     pub hosts: Vec<String>,
     /// The access key of the broker's ACL; empty: none.
     pub user: String,
