@@ -11,7 +11,6 @@ use std::time::SystemTime;
 use mq_core::driver::{Hold, Incoming};
 use mq_core::error::{ErrorKind, Result};
 use mq_core::message::{Headers, Message, control};
-use mq_core::name::Topic;
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -170,7 +169,7 @@ async fn place(core: &Core, source: &Source, node: &Arc<Node>, queue: u32, deadl
 mod tests {
     use std::time::Duration;
 
-    use mq_core::name::Group;
+    use mq_core::name::{Group, Topic};
     use proptest::prelude::*;
 
     use super::*;
