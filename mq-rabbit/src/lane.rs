@@ -39,6 +39,8 @@ use crate::link::Link;
 const PLACE: usize = 32 * 1024;
 /// How often the oldest message in flight is compared with its deadline.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
+/// Between two attempts to open a channel on a connection that has just broken.
+const AGAIN: Duration = Duration::from_millis(20);
 
 type Confirming = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
 
@@ -205,7 +207,17 @@ impl Lane {
             let Some(places) = self.room(cost, deadline, &mut flying).await else {
                 return batch.fail(|| full("no confirmation came in time to make room"));
             };
-            let line = match writer.channel(&self.link, next.confirm, deadline).await {
+            let line = loop {
+                match writer.channel(&self.link, next.confirm, deadline).await {
+                    // The connection broke just now: what is sent next waits for another, and must not go before this.
+                    Err(cause) if cause.kind() == ErrorKind::Unavailable && Instant::now() + AGAIN < deadline => {
+                        flying.hand_over();
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    line => break line,
+                }
+            };
+            let line = match line {
                 Ok(line) => line,
                 Err(cause) => {
                     self.shared.room.add_permits(places);

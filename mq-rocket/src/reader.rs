@@ -208,7 +208,10 @@ impl Reader {
         loop {
             let came = arrived.iter_mut().map(|(incoming, lease)| (incoming, &lease.receipt));
             let Err(cause) = attempts::recall(&self.readers.core, source, &self.node, came).await else { return };
-            if cause.kind() == ErrorKind::NotFound || self.readers.session.is_closing() || Instant::now() + PAUSE >= until {
+            if cause.kind() == ErrorKind::NotFound
+                || self.readers.session.is_closing()
+                || Instant::now() + PAUSE >= until
+            {
                 tracing::warn!(%cause, topic = names::shown(&source.from), "attempts recorded before are not known");
                 return;
             }

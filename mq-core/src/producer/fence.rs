@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, MessageId};
@@ -11,12 +12,19 @@ use crate::name::fnv1a;
 /// The most keys remembered; beyond it the producer refuses every keyed send until some are resolved.
 const MAX: usize = 10_000;
 
-/// Keys whose last send ended ambiguous, and the id under which it must be sent again first.
+/// Keys of which sends ended ambiguous, and the ids under which they must be sent again, one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Fence {
     /// False while the map is empty, so that the usual send takes no lock.
     any: AtomicBool,
-    keys: Mutex<HashMap<u64, Option<MessageId>>>,
+    keys: Mutex<HashMap<u64, Vec<Unresolved>>>,
+}
+
+/// A send nobody knows the outcome of. Of a key as many as were in flight at once, oldest first: they end in any order.
+#[derive(Debug)]
+struct Unresolved {
+    made: Option<SystemTime>,
+    id: Option<MessageId>,
 }
 
 impl Fence {
@@ -26,8 +34,8 @@ impl Fence {
         }
         let Some(place) = place(message) else { return Ok(()) };
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let fenced = match keys.get(&place) {
-            Some(id) => id.is_none() || id.as_ref() != message.message_id(),
+        let fenced = match keys.get(&place).and_then(|unresolved| unresolved.first()) {
+            Some(first) => first.id.is_none() || first.id.as_ref() != message.message_id(),
             None => keys.len() >= MAX,
         };
         if !fenced {
@@ -51,20 +59,27 @@ impl Fence {
     pub(super) fn ambiguous(&self, message: &Message) {
         if let Some(place) = place(message) {
             let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-            // The first unresolved send of a key keeps the fence: later ones follow it.
-            keys.entry(place).or_insert_with(|| message.message_id().cloned());
+            let unresolved = keys.entry(place).or_default();
+            let (made, id) = (message.made_at(), message.message_id().cloned());
+            if !unresolved.iter().any(|one| one.id == id) {
+                let behind = unresolved.partition_point(|one| one.made <= made);
+                unresolved.insert(behind, Unresolved { made, id });
+            }
             self.any.store(true, Ordering::Release);
         }
     }
 
-    /// A send of the key was stored: if it is the one the fence waits for, the fence is lifted.
+    /// A send of the key was stored: when no other is unresolved, the fence is lifted.
     pub(super) fn stored(&self, message: &Message) {
         if self.any.load(Ordering::Acquire)
             && let Some(place) = place(message)
         {
             let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-            if keys.get(&place).is_some_and(|id| id.as_ref() == message.message_id()) {
-                keys.remove(&place);
+            if let Some(unresolved) = keys.get_mut(&place) {
+                unresolved.retain(|one| one.id.as_ref() != message.message_id());
+                if unresolved.is_empty() {
+                    keys.remove(&place);
+                }
             }
             self.any.store(!keys.is_empty(), Ordering::Release);
         }
@@ -105,5 +120,25 @@ mod tests {
         assert!(fence.check_all(&[keyed("1"), keyed("2")]).is_ok());
         fence.stored(&keyed("1"));
         assert!(fence.check(&keyed("2")).is_ok());
+    }
+
+    /// Two were in flight, and the later one ended first: the earlier one goes first again, then the other.
+    #[test]
+    fn the_oldest_goes_first_whichever_ended_first() {
+        let made = |id: &str, seconds| {
+            keyed(id).with_timestamp(Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)))
+        };
+        let fence = Fence::default();
+        fence.ambiguous(&made("2", 2));
+        fence.ambiguous(&made("1", 1));
+        assert!(fence.check(&made("2", 3)).is_err(), "it would overtake the first");
+        assert!(fence.check(&made("1", 3)).is_ok());
+        fence.ambiguous(&made("1", 3));
+        assert!(fence.check(&made("1", 4)).is_ok(), "its place is that of the first try");
+        fence.stored(&made("1", 4));
+        assert!(fence.check(&made("3", 4)).is_err(), "the second is still unresolved");
+        assert!(fence.check(&made("2", 5)).is_ok());
+        fence.stored(&made("2", 5));
+        assert!(fence.check(&made("3", 6)).is_ok());
     }
 }
