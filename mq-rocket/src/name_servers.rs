@@ -48,12 +48,14 @@ impl NameServers {
     /// Asks all until one answers, and returns what those said that answered soon, the one that answered last before
     /// first.
     pub(crate) async fn ask(&self, command: &Command, deadline: Instant) -> Result<Vec<Command>> {
-        let mut round = 0;
+        let (mut round, mut last): (usize, Option<Error>) = (0, None);
         loop {
-            let last = match self.round(command, round, deadline).await {
+            match self.round(command, round, deadline).await {
                 Ok(answers) => return Ok(answers),
-                Err(last) => last,
-            };
+                // That the time was up at last says less than what was wrong before.
+                Err(Some(cause)) if cause.kind() == ErrorKind::Timeout && last.is_some() => {}
+                Err(cause) => last = cause.or(last),
+            }
             let hopeless = last.as_ref().is_some_and(|cause| !cause.is_transient());
             if hopeless || Instant::now() >= deadline {
                 let cause = last.unwrap_or_else(no_answer);

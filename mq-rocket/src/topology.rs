@@ -227,14 +227,7 @@ pub(crate) async fn declare(
         let most = route.nodes.iter().map(|node| route.queues_at(node)).max().unwrap_or(1);
         away.extend(create_topic(core, &place.attempts, most.max(1), &route.nodes, deadline).await?);
     }
-    let made = on_each(&route.nodes, |node| async move {
-        // A group of the broker's has many topics. What order its messages come in is asked with each request.
-        if group_config(core, &node, &place.group, deadline).await?.is_none() {
-            create_group(core, &node, &place.group, ordered, deadline).await?;
-        }
-        Ok(())
-    })
-    .await?;
+    let made = make_group(core, place, &route.nodes, ordered, deadline).await?;
     let nodes = made.nodes();
     away.extend(made.away);
     if new {
@@ -244,7 +237,27 @@ pub(crate) async fn declare(
     }
     // Last: a group whose declaration was cut short is declared again, from its start.
     away.extend(create_topic(core, &place.retry, PLACE_QUEUES, &route.nodes, deadline).await?);
+    // Whoever deletes it elsewhere may have looked before its places were to be seen.
+    make_group(core, place, &nodes, ordered, deadline).await?;
     Ok(away)
+}
+
+/// Makes the group where it is not there.
+async fn make_group(
+    core: &Core,
+    place: &Place,
+    nodes: &[Arc<Node>],
+    ordered: bool,
+    deadline: Instant,
+) -> Result<Answers<()>> {
+    on_each(nodes, |node| async move {
+        // A group of the broker's has many topics. What order its messages come in is asked with each request.
+        if group_config(core, &node, &place.group, deadline).await?.is_none() {
+            create_group(core, &node, &place.group, ordered, deadline).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Makes the group at a broker that was away when it was declared; false when no other broker has it either.
