@@ -57,9 +57,10 @@ async fn what_cannot_be_decoded_is_kept_byte_for_byte(lab: &Lab) -> Verdict {
 }
 
 async fn poison_among_many_delays_nobody(lab: &Lab) -> Verdict {
-    const GOOD: usize = 1000;
+    const GOOD: usize = 500;
     let (topic, group) = lab.place().await?;
-    let wait = lab.delay(Feature::NonBlockingRetry).max(Duration::from_secs(2));
+    // Long beside what the good ones take on a busy machine: who waits for the bad ones is seen by it.
+    let wait = lab.delay(Feature::NonBlockingRetry).max(lab.slack());
     let messages = (0..GOOD + 2).map(|n| match n {
         100 => lab.message(&topic, n).body("always fails"),
         200 => lab.message(&topic, n).body(vec![0xff, 0xfe]),
