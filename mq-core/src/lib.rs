@@ -41,7 +41,7 @@ pub use half::{HalfProducer, Prepared};
 pub use handler::{Batch, Class, Classify, Handler, HandlerError, Layer, OnUnknown, Outcome};
 pub use message::{Body, FromMessage, Headers, Json, Message, MessageId, Position, Text};
 pub use name::{Group, Topic};
-pub use producer::{Pending, Producer, ProducerOptions, SendError};
+pub use producer::{HandoffError, Pending, Producer, ProducerOptions, SendError};
 pub use reach::when_ready;
 pub use retry::{RetryOrder, RetryPolicy};
 pub use settle::Settling;

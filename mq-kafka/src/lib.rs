@@ -18,6 +18,7 @@ mod flow;
 #[cfg(test)]
 mod fuzz;
 mod group;
+mod handoff;
 mod lane;
 mod link;
 mod many;

@@ -14,6 +14,7 @@ mod foreign;
 mod groups;
 mod guard;
 mod half;
+mod hand_off;
 mod keys;
 mod names;
 mod order;
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         publish::ALL,
         send::ALL,
         atomic::ALL,
+        hand_off::ALL,
         settle::ALL,
         receive::ALL,
         groups::ALL,

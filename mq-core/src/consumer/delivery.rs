@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::capability::Feature;
 use crate::consumer::Session;
 use crate::dead_letter::{DeadLetterReason, DeadLetterRecord};
-use crate::driver::{DeadLettering, Incoming, Origin, Retry, Settle};
+use crate::driver::{DeadLettering, Incoming, Origin, Retry, Settle, Token};
 use crate::error::{Error, Result};
 use crate::message::{Control, Message, MessageId, Position};
 use crate::settle::Settling;
@@ -136,6 +136,17 @@ impl Delivery {
     /// Keeps it ours for `lease` longer, where the broker counts.
     pub fn extend(&self, lease: Duration) {
         self.session.queue.push(self.incoming().token, Settle::Extend(lease));
+    }
+
+    pub(crate) fn token(&self) -> Token {
+        self.incoming().token
+    }
+
+    /// It was acknowledged in one step with something else.
+    pub(crate) fn settled(mut self) {
+        if self.incoming.take().is_some() {
+            self.session.queue.settled_elsewhere();
+        }
     }
 
     fn finish(&mut self, action: Settle) -> Settling {

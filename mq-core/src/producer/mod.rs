@@ -3,10 +3,12 @@
 mod admission;
 mod fence;
 mod fill;
+mod handoff;
 mod pending;
 #[expect(clippy::module_inception, reason = "the type the folder is about")]
 mod producer;
 
+pub use handoff::HandoffError;
 pub use pending::{Pending, SendError};
 pub use producer::{Producer, ProducerOptions};
 

@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use crate::broker::Broker;
 use crate::capability::Feature;
+use crate::consumer::Delivery;
 use crate::driver::Pending as DriverPending;
-use crate::driver::{Completed, Destination, ProducerDriver, Publish, Receipt, in_flight_with};
+use crate::driver::{Completed, Destination, ProducerDriver, Publish, Receipt, Settle, Settlement, in_flight_with};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, MessageId};
 use crate::producer::admission::Admission;
 use crate::producer::fence::Fence;
-use crate::producer::{Pending, SendError, fill};
+use crate::producer::{HandoffError, Pending, SendError, fill};
 
 /// What to do when there is no room.
 const FULL: &str = "is the broker full or blocked? Send slower, or wait and send again";
@@ -181,9 +182,59 @@ impl Producer {
     /// # Cancel safety
     /// Dropping the future recalls nothing: all or nothing is stored.
     pub async fn send_atomic(&self, messages: Vec<Message>) -> Result<Vec<MessageId>> {
+        self.shared.broker.require([Feature::AtomicBatch])?;
+        self.step(messages, Vec::new(), "atomic send").await
+    }
+
+    /// Sends messages and acknowledges the deliveries they were made from as one step: all of it, or nothing. A
+    /// message handled this way leaves its results exactly once, whatever dies meanwhile, as long as whoever reads them
+    /// reads only what is committed (every consumer of this SDK does).
+    ///
+    /// Needs [`Feature::AtomicHandoff`](crate::capability::Feature::AtomicHandoff). The deliveries must come from the
+    /// broker this producer was opened on, from a subscription with a group.
+    ///
+    /// # Errors
+    /// Unless the error is [ambiguous](Error::is_ambiguous), nothing is stored, and it gives the deliveries back,
+    /// unsettled: retry, requeue or dead-letter them. Otherwise all or nothing is done and nobody knows which: the
+    /// deliveries are released, and come again if, and only if, nothing was done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future recalls nothing: the step goes on by itself, and the deliveries come again if nothing is done.
+    pub async fn hand_off(
+        &self,
+        messages: Vec<Message>,
+        deliveries: Vec<Delivery>,
+    ) -> Result<Vec<MessageId>, HandoffError> {
+        if let Err(error) = self.shared.broker.require([Feature::AtomicHandoff]) {
+            return Err(HandoffError::new(error, deliveries));
+        }
+        let producer = self.clone();
+        // In a task of its own: a caller that goes away must not have deliveries given back that are being settled.
+        let step = tokio::spawn(async move {
+            let acks = deliveries.iter().map(|delivery| Settlement { token: delivery.token(), action: Settle::Ack });
+            match producer.step(messages, acks.collect(), "hand off").await {
+                Ok(ids) => {
+                    deliveries.into_iter().for_each(Delivery::settled);
+                    Ok(ids)
+                }
+                Err(error) if error.is_ambiguous() => Err(HandoffError::new(error, Vec::new())),
+                Err(error) => Err(HandoffError::new(error, deliveries)),
+            }
+        });
+        step.await.unwrap_or_else(|cause| {
+            let lost = Error::new(ErrorKind::Internal, "the outcome of the hand-off was lost").with_source(cause);
+            Err(HandoffError::new(lost.ambiguous(), Vec::new()))
+        })
+    }
+
+    async fn step(
+        &self,
+        messages: Vec<Message>,
+        settlements: Vec<Settlement>,
+        operation: &'static str,
+    ) -> Result<Vec<MessageId>> {
         let shared = &self.shared;
-        let failed = |error: Error| error.with_backend(shared.broker.name()).with_operation("atomic send");
-        shared.broker.require([Feature::AtomicBatch])?;
+        let failed = |error: Error| error.with_backend(shared.broker.name()).with_operation(operation);
         let bytes: usize = messages.iter().map(Message::size).sum();
         if messages.len() > shared.options.max_in_flight || bytes > shared.options.max_in_flight_bytes {
             let text = format!("{} messages of {bytes} B in one step are more than may be in flight", messages.len());
@@ -196,7 +247,7 @@ impl Producer {
         }
         shared.fence.check_all(&batch).map_err(failed)?;
         let ids = batch.iter().filter_map(|message| message.message_id().cloned()).collect();
-        let outcome = shared.driver.atomic(batch.clone(), Vec::new()).await;
+        let outcome = shared.driver.atomic(batch.clone(), settlements).await;
         for message in &batch {
             match &outcome {
                 Ok(()) => shared.fence.stored(message),

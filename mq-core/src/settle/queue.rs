@@ -108,6 +108,11 @@ impl SettleQueue {
         receiver
     }
 
+    /// One delivery was settled by the driver without this queue.
+    pub(crate) fn settled_elsewhere(&self) {
+        self.0.done(0, 1);
+    }
+
     /// Settles what is queued right here, if it is nothing but acks and the driver need not wait for anything;
     /// otherwise leaves it to the task. Must be called on the runtime.
     pub(crate) fn ack_here(&self) {

@@ -14,6 +14,8 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local stream = {}
     for i = 1, #last, 2 do stream[last[i]] = last[i + 1] end
     local lag = group['lag']
+    -- Redis 7.0 reloads an append-only file with a lag of entries long delivered.
+    if group['last-delivered-id'] == stream['last-generated-id'] then lag = 0 end
     if not lag then
       lag = 0
       local start, most = '(' .. group['last-delivered-id'], tonumber(ARGV[2])
