@@ -155,7 +155,9 @@ impl Handoff {
             .filter(|lane| state.lanes.get(*lane).is_some_and(|lane| lane.phase == Phase::Assigned))
             .collect();
         let had_out = state.end(&lanes);
-        state.events.push_back(Event::Lost(had_out));
+        if !had_out.is_empty() {
+            state.events.push_back(Event::Lost(had_out));
+        }
         state.read_again.extend(again);
     }
 }

@@ -198,7 +198,8 @@ impl<'a> Hop<'a> {
                 continue;
             }
             let results = deliveries.iter().map(|delivery| {
-                Message::to(self.to.0.clone()).header("number", number(delivery.message())).body("handed off")
+                // One key for all: a hand-off of which nobody knows the end must not keep its key from the next.
+                Message::to(self.to.0.clone()).key("k").header("number", number(delivery.message())).body("handed off")
             });
             // What failed is released, and comes again.
             if let Err(error) = producer.hand_off(results.collect(), deliveries).await {

@@ -247,11 +247,13 @@ impl Producer {
         }
         shared.fence.check_all(&batch).map_err(failed)?;
         let ids = batch.iter().filter_map(|message| message.message_id().cloned()).collect();
+        // Of a hand-off nobody need find out how it ended: its deliveries come again, in their order, if it must be repeated.
+        let fences = settlements.is_empty();
         let outcome = shared.driver.atomic(batch.clone(), settlements).await;
         for message in &batch {
             match &outcome {
                 Ok(()) => shared.fence.stored(message),
-                Err(error) if error.is_ambiguous() => shared.fence.ambiguous(message),
+                Err(error) if error.is_ambiguous() && fences => shared.fence.ambiguous(message),
                 Err(_) => {}
             }
         }
