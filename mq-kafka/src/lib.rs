@@ -18,7 +18,6 @@ mod flow;
 #[cfg(test)]
 mod fuzz;
 mod group;
-mod handoff;
 mod lane;
 mod link;
 mod many;

@@ -1,11 +1,9 @@
 //! Several messages as one step: Kafka's transactions.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use mq_core::driver::Token;
 use mq_core::error::{Error, ErrorKind, Result};
 use mq_core::message::{Message, MessageId};
 use rdkafka::client::ClientContext;
@@ -18,9 +16,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use crate::client::{Watch, checked, producer_config};
 use crate::encode::{millis, plain};
 use crate::error::{BACKEND, blocking, fault, from_client};
-use crate::handoff::{Handoff, Places, stale};
 use crate::link::Link;
-use crate::shared::Shared;
 
 /// How long one look for reports takes while the client's queue is full.
 const LOOK: Duration = Duration::from_millis(10);
@@ -41,8 +37,6 @@ enum State {
 }
 
 type Client = BaseProducer<Reports>;
-/// Deliveries of one consumer to be acknowledged.
-type Acks = (Arc<Shared>, Vec<Token>);
 
 /// Keeps the first report that is none of success.
 struct Reports {
@@ -53,14 +47,10 @@ struct Reports {
 /// How a transaction ended.
 enum End {
     Stored,
-    /// Nothing of it is to be seen, ever. A client that could not say so to the broker is left behind.
-    Nothing {
-        error: Error,
-        usable: bool,
-    },
+    /// Nothing of it is to be seen, ever.
+    Nothing(Error),
     /// All or nothing, but which is not known.
     Unknown(Error),
-    /// Another producer has the id, and nothing of this is to be seen.
     Fenced,
 }
 
@@ -105,11 +95,10 @@ impl Transactions {
         Self { link, id, state: tokio::sync::Mutex::new(State::Closed) }
     }
 
-    /// Stores all and settles all, or nothing; an ambiguous error says that it is not known which.
-    pub(crate) async fn store(&self, batch: Vec<Message>, acks: Vec<Acks>) -> Result<()> {
+    /// Stores all or nothing; an ambiguous error says that it is not known which.
+    pub(crate) async fn store(&self, batch: Vec<Message>) -> Result<()> {
         let limit = self.link.config.send_timeout;
-        let deadline = tokio::time::Instant::now() + limit;
-        let Ok(mut state) = tokio::time::timeout_at(deadline, self.state.lock()).await else {
+        let Ok(mut state) = tokio::time::timeout(limit, self.state.lock()).await else {
             return Err(fault(ErrorKind::Backpressure, "another atomic send is still underway"));
         };
         let client = match std::mem::replace(&mut *state, State::Closed) {
@@ -128,64 +117,24 @@ impl Transactions {
                 return Err(fenced(&self.id));
             }
         };
-        let mut handoffs = Vec::with_capacity(acks.len());
-        for (consumer, tokens) in acks {
-            match Handoff::begin(consumer, tokens, deadline).await {
-                Ok(handoff) => handoffs.push(handoff),
-                Err(error) => {
-                    *state = State::Open(client);
-                    return Err(error);
-                }
-            }
-        }
-        let settling = !handoffs.is_empty();
+        // Sending, ending and giving up each have the time of a send.
         let (used, id) = (Arc::clone(&client), self.id.clone());
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let late = Arc::clone(&abandoned);
-        // What it holds of the consumers it ends itself: whoever waits here may go away.
-        let run = move || {
-            let end = transaction(&used, &batch, &handoffs, &id, limit);
-            for handoff in handoffs {
-                match &end {
-                    _ if late.load(Ordering::Acquire) => handoff.unknown(),
-                    End::Stored => handoff.committed(),
-                    End::Unknown(_) => handoff.unknown(),
-                    End::Nothing { .. } | End::Fenced => drop(handoff),
-                }
-            }
-            Ok(end)
-        };
-        // Everything up to the end has the time of a send, giving up has it again. Without an end that is known the
-        // client is left behind: `state` says closed.
-        let end = blocking(limit * 2, "atomic send", run).await.map_err(|error| {
-            abandoned.store(true, Ordering::Release);
-            error.ambiguous()
-        })?;
+        let run = move || Ok(transaction(&used, &batch, limit));
+        // Without an end that is known the client is left behind: `state` says closed.
+        let end = blocking(limit * 3, "atomic send", run).await.map_err(Error::ambiguous)?;
         match end {
             End::Stored => {
                 *state = State::Open(client);
                 Ok(())
             }
-            End::Nothing { error, usable } => {
-                if usable {
-                    *state = State::Open(client);
-                }
+            End::Nothing(error) => {
+                *state = State::Open(client);
                 Err(error)
             }
-            End::Unknown(error) if error.kind() == ErrorKind::Closed => {
-                *state = State::Fenced;
-                Err(error.ambiguous())
-            }
-            End::Unknown(error) => {
-                // The next client ends what this one left, and the group waits for that end.
-                if settling && let Ok(next) = self.open().await {
-                    *state = State::Open(next);
-                }
-                Err(error.ambiguous())
-            }
+            End::Unknown(error) => Err(error.ambiguous()),
             End::Fenced => {
                 *state = State::Fenced;
-                Err(fenced(&self.id))
+                Err(fenced(&id))
             }
         }
     }
@@ -219,29 +168,12 @@ impl Transactions {
     }
 }
 
-/// All of it within `limit`, when the broker would end it: what is not committed by then is given up.
-fn transaction(client: &Client, batch: &[Message], handoffs: &[Handoff], id: &str, limit: Duration) -> End {
+fn transaction(client: &Client, batch: &[Message], limit: Duration) -> End {
     drop(client.context().take());
-    let until = Instant::now() + limit;
-    let places: Result<Vec<Places>> = handoffs.iter().map(Handoff::places).collect();
-    let places = match places {
-        Ok(places) => places,
-        Err(error) => return End::Nothing { error, usable: true },
-    };
     if let Err(error) = client.begin_transaction() {
-        let fenced = is_fenced(&error);
-        let error = from_client(&error, "begin transaction");
-        return if fenced { End::Fenced } else { End::Nothing { error, usable: false } };
+        return if is_fenced(&error) { End::Fenced } else { End::Unknown(from_client(&error, "begin transaction")) };
     }
-    let sent = send(client, batch, until).and_then(|()| settle(client, &places, until));
-    match sent {
-        Err(cause) => abort(client, &cause, until, limit),
-        Ok(()) if Instant::now() >= until => abort(client, &Error::timeout(limit), until, limit),
-        Ok(()) => commit(client, id, until, limit),
-    }
-}
-
-fn send(client: &Client, batch: &[Message], until: Instant) -> Result<()> {
+    let until = Instant::now() + limit;
     for message in batch {
         if let Err((error, topic)) = hand_over(client, message, until) {
             client.context().fail(&error, &topic);
@@ -251,27 +183,10 @@ fn send(client: &Client, batch: &[Message], until: Instant) -> Result<()> {
     if let Err(error) = client.flush(until.saturating_duration_since(Instant::now())) {
         client.context().fail(&error, batch.first().map_or("", |message| message.topic().name()));
     }
-    client.context().take().map_or(Ok(()), Err)
-}
-
-/// Puts the places of groups into the transaction.
-fn settle(client: &Client, places: &[Places], until: Instant) -> Result<()> {
-    for (member, list) in places {
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match client.send_offsets_to_transaction(list, member, left) {
-                Ok(()) => break,
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < until => {}
-                Err(error) => {
-                    let lost = [Code::IllegalGeneration, Code::UnknownMemberId, Code::FencedInstanceId];
-                    let code = error.rdkafka_error_code();
-                    let is_stale = code.is_some_and(|code| lost.contains(&code));
-                    return Err(if is_stale { stale() } else { from_client(&error, "hand off") });
-                }
-            }
-        }
+    match client.context().take() {
+        Some(error) => abort(client, &error, limit),
+        None => commit(client, limit),
     }
-    Ok(())
 }
 
 fn hand_over(client: &Client, message: &Message, until: Instant) -> std::result::Result<(), (KafkaError, String)> {
@@ -295,16 +210,15 @@ fn hand_over(client: &Client, message: &Message, until: Instant) -> std::result:
     }
 }
 
-fn commit(client: &Client, id: &str, until: Instant, limit: Duration) -> End {
+fn commit(client: &Client, limit: Duration) -> End {
+    let until = Instant::now() + limit;
     loop {
         match client.commit_transaction(until.saturating_duration_since(Instant::now())) {
             Ok(()) => return End::Stored,
-            // The client asks several times: an earlier request may have been heard.
-            Err(error) if is_fenced(&error) => return End::Unknown(fenced(id)),
+            Err(error) if is_fenced(&error) => return End::Fenced,
             Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < until => {}
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
-                let cause = from_client(&KafkaError::Transaction(error), "commit transaction");
-                return abort(client, &cause, until, limit);
+                return abort(client, &from_client(&KafkaError::Transaction(error), "commit transaction"), limit);
             }
             Err(error) => return End::Unknown(from_client(&error, "commit transaction")),
         }
@@ -312,18 +226,17 @@ fn commit(client: &Client, id: &str, until: Instant, limit: Duration) -> End {
 }
 
 /// Nothing was committed, so nothing will be seen, whether this succeeds or the broker does it when the time is up.
-fn abort(client: &Client, cause: &Error, until: Instant, limit: Duration) -> End {
-    let nothing = Error::new(cause.kind(), format!("nothing of it is stored: {cause}")).with_backend(BACKEND);
-    let last = Instant::now() + limit;
+fn abort(client: &Client, cause: &Error, limit: Duration) -> End {
+    let nothing = Error::new(cause.kind(), format!("nothing of the batch is stored: {cause}")).with_backend(BACKEND);
+    let until = Instant::now() + limit;
     loop {
-        match client.abort_transaction(last.saturating_duration_since(Instant::now())) {
-            Ok(()) => return End::Nothing { error: nothing, usable: true },
-            // Later it is the broker that has ended the transaction, with the same words.
-            Err(error) if is_fenced(&error) && Instant::now() < until => return End::Fenced,
-            Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < last => {}
+        match client.abort_transaction(until.saturating_duration_since(Instant::now())) {
+            Ok(()) => return End::Nothing(nothing),
+            Err(error) if is_fenced(&error) => return End::Fenced,
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < until => {}
             Err(error) => {
                 tracing::warn!(%error, "a transaction is left to the broker to end");
-                return End::Nothing { error: nothing, usable: false };
+                return End::Unknown(nothing);
             }
         }
     }
