@@ -105,6 +105,8 @@ impl Foreign for Stock {
         for result in created {
             result.map_err(|(name, code)| failed(format!("{name}: {code}")))?;
         }
+        let place = name.to_owned();
+        tokio::task::spawn_blocking(move || known(&admin, &place)).await.map_err(failed)??;
         Topic::parse(name.to_owned())
     }
 
@@ -132,6 +134,20 @@ impl Foreign for Stock {
         let admin = self.admin()?;
         admin.delete_topics(&[place.name()], &AdminOptions::new()).await.map(drop).map_err(failed)
     }
+}
+
+/// Returns when the broker knows a topic just created: until it has heard of it from the controller, it denies it.
+fn known(admin: &AdminClient<DefaultClientContext>, name: &str) -> Result<()> {
+    let limit = Duration::from_secs(10);
+    let began = Instant::now();
+    while began.elapsed() < limit {
+        let metadata = admin.inner().fetch_metadata(Some(name), limit).map_err(failed)?;
+        if metadata.topics().iter().any(|topic| topic.error().is_none() && !topic.partitions().is_empty()) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(failed(format!("{name} was created, and is not known after {limit:?}")))
 }
 
 fn read(mut config: ClientConfig, name: &str, max: usize, wait: Duration) -> Result<Vec<RawMessage>> {

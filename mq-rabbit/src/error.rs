@@ -22,6 +22,11 @@ pub(crate) fn reply(error: &lapin::Error) -> Option<(u16, String)> {
     }
 }
 
+/// True when the client refused a publish by itself: of such a message no frame was queued.
+pub(crate) fn was_never_sent(error: &lapin::Error) -> bool {
+    matches!(error.kind(), Client::InvalidChannelState(_, "basic.publish"))
+}
+
 /// Translates an error of the client. The broker's texts name objects and arguments, never credentials.
 pub(crate) fn from_client(cause: &lapin::Error) -> Error {
     if let Some((code, text)) = reply(cause) {

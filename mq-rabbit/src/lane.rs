@@ -32,7 +32,7 @@ use mq_core::name::{Topic, TopicKind};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::error::{BACKEND, error, from_client, reply};
+use crate::error::{BACKEND, error, from_client, reply, was_never_sent};
 use crate::link::Link;
 
 /// A message of up to this size takes one place in flight.
@@ -129,6 +129,12 @@ struct Line {
     condemned: AtomicBool,
 }
 
+impl Line {
+    fn is_usable(&self) -> bool {
+        self.channel.status().connected() && !self.condemned.load(Ordering::Acquire)
+    }
+}
+
 struct Shared {
     room: Semaphore,
     capacity: usize,
@@ -207,6 +213,12 @@ impl Lane {
             let Some(places) = self.room(cost, deadline, &mut flying).await else {
                 return batch.fail(|| full("no confirmation came in time to make room"));
             };
+            if writer.is_broken() {
+                // What was in flight there has its outcome before anything goes on another channel: until then nobody
+                // knows that a keyed message would overtake.
+                flying.hand_over();
+                let _ = self.flush(deadline.saturating_duration_since(Instant::now())).await;
+            }
             let line = loop {
                 match writer.channel(&self.link, next.confirm, deadline).await {
                     // The connection broke just now: what is sent next waits for another, and must not go before this.
@@ -307,10 +319,14 @@ impl Lane {
 }
 
 impl Writer {
+    /// True once a confirming channel was there that takes nothing any more.
+    fn is_broken(&self) -> bool {
+        self.confirming.as_ref().is_some_and(|line| !line.is_usable())
+    }
+
     async fn channel(&mut self, link: &Link, confirm: bool, deadline: Instant) -> Result<Arc<Line>> {
         let place = if confirm { &mut self.confirming } else { &mut self.plain };
-        let usable = |line: &&Arc<Line>| line.channel.status().connected() && !line.condemned.load(Ordering::Acquire);
-        if let Some(line) = place.as_ref().filter(usable) {
+        if let Some(line) = place.as_ref().filter(|line| line.is_usable()) {
             return Ok(Arc::clone(line));
         }
         *place = None;
@@ -462,6 +478,10 @@ impl Flying {
                 .ambiguous();
         }
         let why = from_client(cause);
+        if was_never_sent(cause) {
+            return error(ErrorKind::Unavailable, format!("the channel ended before the message was sent: {why}"))
+                .with_hint("send it again");
+        }
         error(ErrorKind::Unavailable, format!("the connection ended before the confirmation: {why}")).ambiguous()
     }
 }

@@ -52,7 +52,12 @@ async fn no_permission_to_write() {
     let stored = match results.as_slice() {
         [Err(one), second, Err(other)] => {
             named(one.error(), "forbidden");
-            named(other.error(), "forbidden");
+            // The refusal of the first may close the channel before this one is handed to it: then it was never sent.
+            if other.error().kind() == ErrorKind::Unavailable {
+                assert!(!other.error().is_ambiguous(), "{}", other.error());
+            } else {
+                named(other.error(), "forbidden");
+            }
             // The refusal closes the channel: what shared it is stored and confirmed, or not known.
             assert!(second.is_ok() || second.as_ref().is_err_and(|e| e.error().is_ambiguous()));
             u64::from(second.is_ok())
