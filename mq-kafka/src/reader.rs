@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use crate::assignment::{FINAL_COMMIT, JOINED, Revocation};
 use crate::decode::Decoder;
 use crate::lane::{Kind, Phase, Source};
 use crate::offset_map::OffsetMap;
+use crate::rebalance;
 use crate::scheduler::LOOK;
 use crate::shared::{Client, Failure, Shared};
 use crate::state::offset_of;
@@ -320,7 +320,7 @@ impl Reader {
             self.shared.tick();
         }
         self.shared.stop_commits();
-        self.client.context().leaving.store(true, Ordering::Release);
+        rebalance::leave(&self.client);
         // Closed while it has no partition, librdkafka 2.12 tells the group nothing; unsubscribed it does.
         self.client.unsubscribe();
         let open: Vec<usize> = self.revocations.iter().flat_map(|revocation| revocation.lanes.clone()).collect();

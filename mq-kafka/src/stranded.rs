@@ -2,7 +2,6 @@
 //! place.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mq_core::driver::Event;
@@ -14,6 +13,7 @@ use rdkafka::topic_partition_list::Offset;
 use crate::assignment::ids;
 use crate::lane::Phase;
 use crate::reader::Reader;
+use crate::rebalance;
 use crate::reports::Reports;
 use crate::shared::Client;
 
@@ -70,7 +70,7 @@ impl Reader {
 
 /// Ends a consumer beside its successor: that waits for answers which may not come.
 fn retire_consumer(old: Arc<Client>) {
-    old.context().leaving.store(true, Ordering::Release);
+    rebalance::leave(&old);
     let ending = std::thread::Builder::new().name("mq-kafka-retired".to_owned());
     if let Err(error) = ending.spawn(move || drop(old)) {
         tracing::warn!(%error, "cannot start a thread to end the old client");
