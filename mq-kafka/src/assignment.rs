@@ -1,15 +1,17 @@
 //! Taking partitions and giving them up.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use mq_core::driver::Event;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::Offset;
+use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::group::settled_coordinator;
+use crate::group::{ASK_AGAIN, settled_coordinator};
 use crate::lane::{Lane, Phase};
 use crate::offset_map::OffsetMap;
 use crate::reader::{Known, Reader};
@@ -19,6 +21,9 @@ use crate::rebalance::Seen;
 pub(crate) const FINAL_COMMIT: Duration = Duration::from_secs(3);
 /// How long a group that is forming is waited for before it is left.
 pub(crate) const JOINED: Duration = Duration::from_secs(3);
+
+/// One question where the group stands: between two the reading thread looks whether it is to end.
+const PLACES: Duration = Duration::from_secs(2);
 
 /// A revocation the group waits for.
 pub(crate) struct Revocation {
@@ -58,11 +63,7 @@ impl Reader {
             list.add_partition(topic, *partition);
         }
         // When the group's places cannot be read now, the client reads the offsets itself and only the map is missing.
-        let known = if partitions.is_empty() {
-            Ok(list.clone())
-        } else {
-            settled_coordinator(self.timeout, |left| self.client.committed_offsets(list.clone(), left))
-        };
+        let known = if partitions.is_empty() { Ok(list.clone()) } else { self.stable_places(&list) };
         let mut lanes = Vec::new();
         for place in partitions {
             let element = known.as_ref().ok().and_then(|known| known.find_partition(&place.0, place.1));
@@ -89,9 +90,57 @@ impl Reader {
         if let Err(error) = self.client.resume(&list) {
             tracing::warn!(%error, "cannot resume the partitions assigned");
         }
+        self.shared.lock().membership = self.client.group_metadata().map(Arc::new);
         if !lanes.is_empty() {
             self.shared.push_event(Event::Assigned(lanes));
         }
+    }
+
+    /// Where the group stands, once no transaction has a say in it any more.
+    fn stable_places(&self, list: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+        let until = Instant::now() + self.timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).min(PLACES);
+            let found = settled_coordinator(left, |left| self.client.committed_offsets(list.clone(), left));
+            let again = match &found {
+                Ok(found) => found.elements().iter().any(|element| {
+                    let code = element.error().err().and_then(|error| error.rdkafka_error_code());
+                    code == Some(Code::UnstableOffsetCommit)
+                }),
+                Err(error) => {
+                    matches!(error.rdkafka_error_code(), Some(Code::UnstableOffsetCommit | Code::OperationTimedOut))
+                }
+            };
+            if !again || Instant::now() >= until || self.shared.lock().closing {
+                return found;
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
+
+    /// Takes partitions again of which only the broker knows how far the group is.
+    pub(crate) fn read_places_again(&mut self) {
+        let lanes = std::mem::take(&mut self.shared.lock().read_again);
+        if lanes.is_empty() {
+            return;
+        }
+        let ours = self.client.assignment().unwrap_or_default();
+        let again: Vec<((String, i32), usize)> = self
+            .places
+            .iter()
+            .filter(|((topic, partition), lane)| {
+                let given_up = self.revocations.iter().any(|revocation| revocation.lanes.contains(lane));
+                lanes.contains(lane) && !given_up && ours.find_partition(topic, *partition).is_some()
+            })
+            .map(|(place, lane)| (place.clone(), *lane))
+            .collect();
+        if again.is_empty() {
+            return;
+        }
+        let (places, lanes): (Vec<_>, Vec<_>) = again.into_iter().unzip();
+        self.last = None;
+        self.unassign(&lanes);
+        self.assigned(places);
     }
 
     pub(crate) fn open_lane(&mut self, place: &(String, i32), start: Option<i64>, map: &OffsetMap) -> Option<u32> {
@@ -127,7 +176,7 @@ impl Reader {
             let mut state = self.shared.lock();
             state.forget_unread(&lanes);
             for index in &lanes {
-                if let Some(lane) = state.lanes.get_mut(*index) {
+                if let Some(lane) = state.lanes.get_mut(*index).filter(|lane| lane.phase != Phase::Gone) {
                     lane.phase = Phase::Revoking;
                     lane.dirty = true;
                 }

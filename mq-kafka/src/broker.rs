@@ -38,6 +38,8 @@ use crate::topology::{Topology, own_name};
 
 /// Messages read ahead of what was asked for, at least.
 const READ_AHEAD: usize = 1000;
+/// How often brokers look for transactions that are out of time (by default every 10 s), and a little more.
+const ABORT_SWEEP: Duration = Duration::from_secs(12);
 
 /// A Kafka cluster. Making it connects to nothing: opening a producer or consumer does, within the connect deadline.
 pub struct Kafka {
@@ -107,6 +109,12 @@ impl Opener {
         }
     }
 
+    /// How long a consumer waits for the places of its group: a transaction that a dead process left must end first.
+    fn places_timeout(&self) -> Duration {
+        let config = &self.link.config;
+        config.connect_timeout.max(config.send_timeout + ABORT_SWEEP)
+    }
+
     /// A member of the Kafka group `id` that reads `sources`.
     pub(crate) fn open_group(
         &self,
@@ -118,6 +126,7 @@ impl Opener {
     ) -> Result<Opened> {
         let options = self.options(spec.prefetch.saturating_add(spec.parking), spec.auto_ack, true, spec.drain);
         let shared = Arc::new(Shared::new(options, ready));
+        self.link.members.add(&shared);
         let (config, id) = (Arc::clone(&self.link.config), id.to_owned());
         let subscribed: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
         let open: Open = Box::new(move || {
@@ -126,7 +135,7 @@ impl Opener {
             checked(rdkafka::consumer::Consumer::subscribe(&*client, &subscribed), "subscribe")?;
             Ok(client)
         });
-        let reader = Reader::new(open, Arc::clone(&shared), sources.to_vec(), self.link.config.connect_timeout)?;
+        let reader = Reader::new(open, Arc::clone(&shared), sources.to_vec(), self.places_timeout())?;
         self.start(reader, shared, Some(group.clone()), spec.retry_delays.clone())
     }
 
@@ -154,7 +163,7 @@ impl Opener {
         let config = Arc::clone(&self.link.config);
         let open: Open = Box::new(move || client(&config, &id));
         let sources: Vec<Source> = topics.iter().map(source).collect();
-        let mut reader = Reader::new(open, Arc::clone(&shared), sources, self.link.config.connect_timeout)?;
+        let mut reader = Reader::new(open, Arc::clone(&shared), sources, self.places_timeout())?;
         checked(reader.assign(&ends), "open consumer")?;
         self.start(reader, shared, None, Vec::new())
     }

@@ -138,7 +138,12 @@ pub(crate) fn of(config: &Config) -> Capabilities {
             Limits::default(),
             "a transaction; its end marker counts as one waiting message in the lag of each partition",
         )
-        .without(Feature::AtomicHandoff, "use an idempotency guard")
+        .with(
+            Feature::AtomicHandoff,
+            Level::Native,
+            Limits::default(),
+            "the group's place in the transaction; meanwhile the consumer commits nothing else: hand off in batches",
+        )
         .without(Feature::HalfMessage, "send to an outbox in your own database transaction")
         .without(Feature::RoutingPattern, "use a topic for each pattern, or filter in the handler")
         .without(Feature::RoutingHeaders, "filter in the handler")

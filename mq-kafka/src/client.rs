@@ -162,6 +162,10 @@ impl Stranded {
     }
 }
 
+/// What the client calls a transaction that wants something of a broker.
+const STEPS: &[&str] =
+    &["InTransaction\"", "BeginCommit\"", "CommittingTransaction\"", "BeginAbort\"", "AbortingTransaction\""];
+
 /// True when there is no broker the client would connect to; or when it connects to none of them although it wants to.
 /// Read as text: the client writes what others tell it into its figures without quoting it.
 fn is_lost(figures: &str) -> bool {
@@ -180,7 +184,10 @@ fn is_lost(figures: &str) -> bool {
     };
     let sends = behind(figures, r#""msg_cnt":"#).is_some_and(|count| !count.starts_with("0,"));
     let seeks = behind(figures, r#""cgrp": { "state": ""#).is_some_and(|state| !state.starts_with("up\""));
-    (sends || seeks) && brokers.all(left_alone)
+    // Of a transaction one is under way only while its step is.
+    let steps =
+        behind(figures, r#""txn_state": ""#).is_some_and(|state| STEPS.iter().any(|step| state.starts_with(step)));
+    (sends || seeks || steps) && brokers.all(left_alone)
 }
 
 fn behind<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
@@ -328,6 +335,9 @@ mod tests {
         assert!(!is_lost(&figures("INIT", 1_000_000, 0, "query-coord")), "about to be connected to");
         assert!(!is_lost(&figures("TRY_CONNECT", 73_000_000, 0, "query-coord")), "it may come back");
         assert!(!is_lost(&figures("UP", 73_000_000, 0, "query-coord")));
+        let step = |state| figures("INIT", 73_000_000, 0, "up") + r#", "eos": { "txn_state": ""# + state + r#"", }"#;
+        assert!(is_lost(&step("InTransaction")), "a step is under way");
+        assert!(!is_lost(&step("Ready")), "between two steps");
     }
 
     /// The words looked for are the client's own.

@@ -24,7 +24,7 @@ impl Shared {
     }
 
     pub(crate) fn commit_if_due(&self, state: &mut State, now: Instant) {
-        if state.in_flight.is_some() || state.requested || state.retry_at.is_some_and(|at| now < at) {
+        if state.in_flight.is_some() || state.requested || state.held || state.retry_at.is_some_and(|at| now < at) {
             return;
         }
         let since = state.last_commit.map_or(Duration::MAX, |last| now.duration_since(last));
@@ -87,11 +87,11 @@ impl Shared {
 
     fn next_commit(&self, turn: u32) -> Option<(u64, TopicPartitionList)> {
         let mut guard = self.lock();
-        while !guard.requested && !guard.no_more_commits && guard.commits_turn == turn {
+        while (!guard.requested || guard.held) && !guard.no_more_commits && guard.commits_turn == turn {
             guard = self.commit_asked.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         let state = &mut *guard;
-        if !state.requested || state.commits_turn != turn {
+        if !state.requested || state.held || state.commits_turn != turn {
             return None;
         }
         state.requested = false;

@@ -19,7 +19,7 @@ use crate::link::Link;
 use crate::offset_map::OffsetMap;
 
 /// How long after a coordinator sent us away it is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Events looked at for a refusal; it is repeated with every attempt.
 const REFUSALS: usize = 16;
@@ -59,6 +59,8 @@ fn observer(link: &Link, group: &str) -> Result<BaseConsumer<Watch>> {
     let mut config = consumer_config(&link.config, group);
     // It is no member: a static identity would fence the real one.
     config.remove("group.instance.id");
+    // A transaction that a dead process left open is no reason to wait: what it changes, its end changes.
+    config.set("isolation.level", "read_uncommitted");
     checked(config.create_with_context(Watch::new(&link.config)), "read group")
 }
 

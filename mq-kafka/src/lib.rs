@@ -18,6 +18,7 @@ mod flow;
 #[cfg(test)]
 mod fuzz;
 mod group;
+mod handoff;
 mod lane;
 mod link;
 mod many;
@@ -35,6 +36,7 @@ mod scheduler;
 mod settler;
 mod shared;
 mod state;
+mod step;
 mod stranded;
 mod topology;
 mod tracker;

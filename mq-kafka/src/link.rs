@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::client::{Watch, checked, producer_config};
 use crate::config::Config;
 use crate::error::{BACKEND, blocking, fault, from_client};
+use crate::handoff::Members;
 use crate::outgoing::{Outgoing, Refused, Way};
 use crate::reports::{Outcome, Reports, Room};
 use crate::stranded::retire_producer;
@@ -35,6 +36,7 @@ pub(crate) struct Link {
     watch: Watch,
     stop: Arc<AtomicBool>,
     pub(crate) config: Arc<Config>,
+    pub(crate) members: Members,
 }
 
 fn open(config: &Config, watch: &Watch, room: &Arc<Room>) -> Result<Arc<Client>> {
@@ -80,7 +82,7 @@ impl Link {
             .name("mq-kafka-reports".to_owned())
             .spawn(move || run(&current, &stopped, renew, limit))
             .map_err(|error| fault(ErrorKind::Internal, "cannot start a thread").with_source(error))?;
-        Ok(Arc::new(Self { producer, room, watch, stop, config }))
+        Ok(Arc::new(Self { producer, room, watch, stop, config, members: Members::default() }))
     }
 
     /// Waits until a broker answers, at most the connect deadline; refused credentials end the wait.

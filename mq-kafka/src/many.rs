@@ -17,6 +17,8 @@ use crate::error::fault;
 use crate::settler::KafkaSettler;
 
 const SHIFT: u32 = 16;
+/// Partitions of one topic, its retries included.
+pub(crate) const MAX_LANES: usize = 1 << SHIFT;
 /// Topics of one subscription.
 pub(crate) const MAX_TOPICS: usize = 1 << SHIFT;
 
@@ -24,7 +26,8 @@ fn place(part: usize, lane: u32) -> u32 {
     (u32::try_from(part).unwrap_or_default() << SHIFT) | lane
 }
 
-fn take_part(lane: &mut u32) -> usize {
+/// Leaves the number of the partition; returns that of the topic.
+pub(crate) fn take_part(lane: &mut u32) -> usize {
     let part = *lane >> SHIFT;
     *lane &= (1 << SHIFT) - 1;
     part as usize

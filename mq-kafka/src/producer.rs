@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use mq_core::capability::Feature;
 use mq_core::driver::{Destination, ProducerDriver, Publish, Receipt, Settlement};
 use mq_core::error::{Error, ErrorKind, Result};
 use mq_core::message::{Headers, Message, Position, control};
@@ -180,13 +179,11 @@ impl ProducerDriver for KafkaProducer {
     }
 
     async fn atomic(&self, batch: Vec<Message>, settlements: Vec<Settlement>) -> Result<()> {
-        if !settlements.is_empty() {
-            return Err(Error::unsupported(Feature::AtomicHandoff, BACKEND, "use an idempotency guard"));
-        }
         for message in &batch {
             self.check(message)?;
         }
-        if batch.is_empty() { Ok(()) } else { self.transactions.store(batch).await }
+        let acks = self.link.members.sort(settlements)?;
+        if batch.is_empty() && acks.is_empty() { Ok(()) } else { self.transactions.store(batch, acks).await }
     }
 
     async fn flush(&self, deadline: Duration) -> Result<()> {

@@ -124,6 +124,7 @@ impl Reader {
         self.replace_stranded();
         self.rebalance();
         self.end_revocations();
+        self.read_places_again();
         self.seek_back();
         let due = self.shared.release_due();
         let full = self.pause_or_resume();
@@ -180,7 +181,7 @@ impl Reader {
         let position =
             Position::Log { partition: u32::try_from(partition).unwrap_or_default(), offset: record.offset() };
         self.batch.push(Event::Message(Incoming {
-            token: Token { epoch: known.epoch, lane, major: offset, minor: 0 },
+            token: Token { epoch: known.epoch, lane, major: offset, minor: self.shared.number },
             message: decoded.message,
             position,
             control: decoded.control,

@@ -1,6 +1,7 @@
 //! What the reading thread, the consumer and the settler share: one lock, taken once for a batch.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use crate::state::{State, settled};
 use crate::window::Window;
 
 pub(crate) type Client = BaseConsumer<Rebalances>;
+
+/// The number of the next consumer of this process.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// Settings of one consumer.
 #[derive(Debug, Clone)]
@@ -32,6 +36,8 @@ pub(crate) struct Options {
 
 pub(crate) struct Shared {
     pub(crate) options: Options,
+    /// What its tokens name it by.
+    pub(crate) number: u64,
     state: Mutex<State>,
     /// Something for the consumer.
     pub(crate) ready: Arc<Notify>,
@@ -41,6 +47,8 @@ pub(crate) struct Shared {
     room: Condvar,
     /// A commit is asked for.
     pub(crate) commit_asked: Condvar,
+    /// Held by the one that settles in a transaction.
+    pub(crate) handoffs: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Why the subscription cannot go on; made into a new error at each poll.
@@ -59,11 +67,13 @@ impl Shared {
         };
         Self {
             options,
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             state: Mutex::new(State { window, ..State::default() }),
             ready,
             durable: Notify::new(),
             room: Condvar::new(),
             commit_asked: Condvar::new(),
+            handoffs: Arc::default(),
         }
     }
 

@@ -3,10 +3,12 @@
 mod buffer;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mq_core::driver::{Event, Incoming, Settled, Token};
 use rdkafka::TopicPartitionList;
+use rdkafka::consumer::ConsumerGroupMetadata;
 
 use crate::lane::{Lane, Phase};
 use crate::shared::{Failure, Options};
@@ -43,6 +45,12 @@ pub(crate) struct State {
     pub(crate) flush_wanted: bool,
     pub(crate) last_commit: Option<Instant>,
     pub(crate) retry_at: Option<Instant>,
+    /// A transaction settles: nothing is committed beside it.
+    pub(crate) held: bool,
+    /// Who we are to the group, as of the last assignment.
+    pub(crate) membership: Option<Arc<ConsumerGroupMetadata>>,
+    /// Lanes whose places only the broker knows any more.
+    pub(crate) read_again: BTreeSet<usize>,
 }
 
 impl State {

@@ -45,6 +45,7 @@ impl Reader {
         self.revocations.clear();
         self.joining = true;
         let mut state = self.shared.lock();
+        state.membership = None;
         let lanes =
             (0..state.lanes.len()).filter(|index| state.lanes.get(*index).is_some_and(|l| l.phase != Phase::Gone));
         let lanes: Vec<usize> = lanes.collect();

@@ -10,7 +10,7 @@ const BITS: i64 = 64;
 ///
 /// A bit for every offset from the oldest unsettled one on: set while the message is out. Offsets never seen
 /// (compaction, transaction markers) count as settled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tracker {
     /// The offset of the first bit.
     base: i64,

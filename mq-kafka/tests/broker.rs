@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mq_core::Broker;
-use mq_core::driver::TopicSpec;
+use mq_core::driver::{GroupSpec, TopicSpec};
 use mq_core::error::ErrorKind;
 use mq_core::message::{Message, MessageId};
-use mq_core::name::Topic;
+use mq_core::name::{Group, Topic};
+use mq_core::subscription::Subscription;
 use mq_kafka::{Config, Kafka, Profile};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 fn config() -> Config {
@@ -116,4 +118,39 @@ async fn many_atomic_sends_at_once_are_each_whole() {
         let whole: Vec<String> = (0..5).map(|part| format!("{batch}.{part}")).collect();
         assert_eq!(seen.get(at * 5..at * 5 + 5).unwrap_or_default(), whole);
     }
+}
+
+/// A step that a process left open when it died: who takes its partitions over waits for the end of the step.
+#[tokio::test]
+async fn the_place_of_a_group_waits_for_the_end_of_a_step() {
+    let mut settings = config();
+    settings.topic.partitions = 1;
+    settings.connect_timeout = Duration::from_secs(2);
+    let broker = broker(settings);
+    let topic = topic(&broker, "unstable").await;
+    let group = Group::parse("g").unwrap();
+    let producer = broker.producer().await.unwrap();
+    broker.admin().declare_group(&GroupSpec::new(topic.clone(), group.clone())).await.unwrap();
+    for body in ["one", "two"] {
+        producer.send(message(&topic, body)).await.unwrap();
+    }
+    let mut settings = ClientConfig::new();
+    settings.set("bootstrap.servers", config().brokers.join(","));
+    let step: BaseProducer = settings.clone().set("transactional.id", topic.name()).create().unwrap();
+    let member: BaseConsumer = settings.set("group.id", format!("{topic}--{group}")).create().unwrap();
+    step.init_transactions(Duration::from_secs(20)).unwrap();
+    step.begin_transaction().unwrap();
+    let mut place = TopicPartitionList::new();
+    place.add_partition_offset(topic.name(), 0, Offset::Offset(1)).unwrap();
+    let member = member.group_metadata().unwrap();
+    step.send_offsets_to_transaction(&place, &member, Duration::from_secs(20)).unwrap();
+    let mut consumer = broker.consumer(Subscription::new(&topic, &group)).await.unwrap();
+    // Longer than it takes to connect.
+    let early = consumer.recv_within(Duration::from_secs(6)).await.unwrap();
+    assert!(early.is_none(), "the place was not known yet, but {early:?} came");
+    step.commit_transaction(Duration::from_secs(20)).unwrap();
+    let first = consumer.recv_within(Duration::from_secs(20)).await.unwrap().expect("the second message");
+    assert_eq!(first.message().body_bytes().map(|body| &**body), Some(&b"two"[..]));
+    first.ack().await.unwrap();
+    consumer.close().await.unwrap();
 }
