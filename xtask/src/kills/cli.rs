@@ -13,6 +13,9 @@ use super::run;
 use crate::brokers::{Instance, Kind, Report, cluster, each};
 use crate::{command, paths};
 
+/// Messages a worker may have in hand when it dies, or when its broker does.
+const IN_HAND: u64 = 100;
+
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The brokers, one after the other; all when none is named
@@ -30,9 +33,10 @@ pub(crate) struct Arguments {
     keys: u32,
     #[arg(long, default_value_t = 8)]
     concurrency: u32,
-    /// A run with more handlings beyond the first than this for each kill is no success
-    #[arg(long, default_value_t = 100)]
-    most_duplicates: u64,
+    /// A run with more handlings beyond the first than this for each kill is no success; without it what the adapter
+    /// declares, and 100 for what the worker had in hand
+    #[arg(long)]
+    most_duplicates: Option<u64>,
     /// Messages sent in a second; without it as many as can be, at most 2,000 ahead of the worker
     #[arg(long)]
     rate: Option<u32>,
@@ -90,7 +94,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                     let (verdict, took) = (&shown.verdict, shown.took.as_secs_f64());
                     println!("  {verdict}; resumed after {}; {took:.0} s", resumed.join(", "));
                     let kills = u64::try_from(plan.blows.len())?;
-                    if verdict.is_clean(arguments.most_duplicates.saturating_mul(kills)) {
+                    let most = match arguments.most_duplicates {
+                        Some(most) => most,
+                        None => scene.duplicate_window()?.saturating_add(IN_HAND),
+                    };
+                    if verdict.is_clean(most.saturating_mul(kills)) {
                         std::fs::remove_dir_all(&folder).context("the folder of the run cannot be removed")?;
                         continue;
                     }

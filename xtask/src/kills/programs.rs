@@ -64,6 +64,14 @@ impl Scene {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// How many messages may come again after one kill, as the adapter declares it.
+    pub(crate) fn duplicate_window(&self) -> Result<u64> {
+        let told = self.mq(&["--json", "doctor"])?;
+        let windows = told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let window = windows.filter_map(|value| value.get("duplicate_window")?.as_u64()).max();
+        window.context("the command tells no window of duplicates")
+    }
+
     pub(crate) fn worker(&self, concurrency: u32) -> Result<Worker> {
         let noter = self.noter()?;
         let mut command = self.command();
