@@ -320,7 +320,12 @@ async fn what_is_known(broker: &Broker, topic: &Topic) -> Producer {
     assert!(refused.is_transient() && refused.to_string().contains("broker-b"), "{refused}");
     assert_eq!(brokers_of(broker, &name).await, "broker-a");
     control("start", "broker-b").await;
-    admin.declare_topic(&spec).await.unwrap();
+    // It answers before the name servers know it again.
+    let began = Instant::now();
+    while let Err(refused) = admin.declare_topic(&spec).await {
+        assert!(refused.is_transient() && began.elapsed() < PATIENCE, "{refused}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     assert_eq!(brokers_of(broker, &name).await, "broker-a,broker-b");
     admin.declare_topic(&spec).await.unwrap();
     later
