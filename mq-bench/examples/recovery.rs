@@ -60,7 +60,7 @@ async fn main() -> Result<()> {
     let (our_seen, _) = watch::channel(Instant::now());
     let feeding = Arc::new(AtomicBool::new(true));
     let feed = feed(&broker, &topic, Arc::clone(&feeding)).await?;
-    let probe = raw::probe(&arguments.url, &topic, "raw", raw_seen.clone())?;
+    let probe = raw::probe(&arguments.url, &topic, &groups[0], raw_seen.clone())?;
     let worker = work(&broker, Subscription::new(&topic, &groups[1]), our_seen.clone());
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
     for round in 0..arguments.rounds {
@@ -165,23 +165,31 @@ mod raw {
     use lapin::types::FieldTable;
     use lapin::{Connection, ConnectionProperties};
     use mq::config::Url;
-    use mq::{Error, ErrorKind, Result, Topic};
+    use mq::{Error, ErrorKind, Group, Result, Topic};
     use rdkafka::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, Consumer as _};
     use tokio::task::JoinHandle;
 
     use super::Seen;
 
-    pub(super) fn probe(url: &str, topic: &Topic, group: &str, seen: Seen) -> Result<JoinHandle<()>> {
+    pub(super) fn probe(url: &str, topic: &Topic, group: &Group, seen: Seen) -> Result<JoinHandle<()>> {
         let parsed = Url::parse(url)?;
         match parsed.scheme.as_str() {
             "kafka" => kafka(&parsed, topic, group, seen),
             "amqp" => Ok(tokio::spawn(rabbit(url.to_owned(), format!("{}--{group}", topic.name()), seen))),
-            scheme => Err(Error::config(format!("no raw client for `{scheme}:`"))),
+            _ => {
+                let (url, topic, group) = (url.to_owned(), topic.clone(), group.clone());
+                Ok(tokio::spawn(async move {
+                    let received = move || drop(seen.send_replace(Instant::now()));
+                    if let Err(error) = mq_bench::probe(&url, &topic, &group, received).await {
+                        println!("the probe ended: {error}");
+                    }
+                }))
+            }
         }
     }
 
-    fn kafka(url: &Url, topic: &Topic, group: &str, seen: Seen) -> Result<JoinHandle<()>> {
+    fn kafka(url: &Url, topic: &Topic, group: &Group, seen: Seen) -> Result<JoinHandle<()>> {
         let failed = |error| Error::new(ErrorKind::Internal, "the raw client").with_source(error);
         let hosts: Vec<String> =
             url.hosts.iter().map(|(host, port)| format!("{host}:{}", port.unwrap_or(9092))).collect();

@@ -8,6 +8,11 @@ pub mod cli;
 mod cases;
 mod cpu;
 mod pair;
+#[cfg(any(feature = "redis-stream", feature = "rocket"))]
+mod probe;
 mod raw;
 mod report;
 mod stats;
+
+#[cfg(any(feature = "redis-stream", feature = "rocket"))]
+pub use probe::probe;

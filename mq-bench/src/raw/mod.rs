@@ -5,9 +5,9 @@ mod kafka;
 #[cfg(feature = "rabbit")]
 mod rabbit;
 #[cfg(feature = "redis-stream")]
-mod redis;
+pub(crate) mod redis;
 #[cfg(feature = "rocket")]
-mod rocket;
+pub(crate) mod rocket;
 
 use bytes::Bytes;
 use mq::config::Url;

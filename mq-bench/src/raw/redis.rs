@@ -17,6 +17,8 @@ use crate::pair::{Cost, cost};
 const AT_ONCE: usize = 2;
 /// Entries of one read, settled by one XACK.
 const READ: u64 = 1000;
+/// How long a probe's read waits at the broker.
+const WAIT_MILLIS: u64 = 500;
 
 pub(crate) struct Client {
     connection: MultiplexedConnection,
@@ -86,6 +88,28 @@ impl Client {
             answers(&mut connection, &last).await.map(drop)
         })
         .await
+    }
+
+    /// Receives until the connection ends, without acknowledging.
+    pub(crate) async fn receive(&self, place: &Place, received: &(dyn Fn() + Send + Sync)) -> Result<()> {
+        let mut connection = self.connection.clone();
+        loop {
+            let mut command = redis::cmd("XREADGROUP");
+            command
+                .arg("GROUP")
+                .arg(place.group.as_str())
+                .arg("raw")
+                .arg("COUNT")
+                .arg(READ)
+                .arg("BLOCK")
+                .arg(WAIT_MILLIS);
+            command.arg("NOACK").arg("STREAMS").arg(stream(place)).arg(">");
+            match connection.send_packed_command(&command).await.map_err(failed)? {
+                Value::Nil => {}
+                Value::ServerError(error) => return Err(failed(format!("{error:?}"))),
+                _ => received(),
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The remoting protocol of RocketMQ without any client: batches of messages, and POP with one request of
 //! acknowledgements for each answer, the next POP behind it on the same connection.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use mq::config::Url;
@@ -20,6 +20,8 @@ const AT_ONCE: usize = 2;
 const POP: u64 = 32;
 /// How long they are kept from others.
 const INVISIBLE_MILLIS: u64 = 60_000;
+/// Between two looks of a probe that found nothing.
+const PAUSE: Duration = Duration::from_millis(20);
 
 const SEND: i32 = 310;
 const SEND_BATCH: i32 = 320;
@@ -86,6 +88,23 @@ impl Client {
             Ok(())
         })
         .await
+    }
+
+    /// Receives and acknowledges until the connection ends.
+    pub(crate) async fn receive(&self, place: &Place, received: &(dyn Fn() + Send + Sync)) -> Result<()> {
+        let mut broker = self.find(place).await?;
+        loop {
+            broker.ask_to_pop(place, POP).await?;
+            let (count, acks) = broker.popped(place, false).await?;
+            if count == 0 {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            received();
+            if broker.acknowledge(acks).await? {
+                broker.answer().await?;
+            }
+        }
     }
 
     async fn broker<'a>(&self, known: &'a mut Option<Broker>, place: &Place) -> Result<&'a mut Broker> {
