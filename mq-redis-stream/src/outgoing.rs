@@ -24,7 +24,10 @@ use crate::{script, wire};
 const PIPELINE: usize = 256;
 /// Bytes after which a pipeline is not made longer.
 const PIPELINE_BYTES: usize = 512 * 1024;
-/// Pipelines under way at once: enough to keep the connection busy.
+/// Pipelines under way at once, however short: the server works on one while the answers to the other travel. What comes
+/// meanwhile makes the next one longer: each costs as much as several messages.
+const SHORT: usize = 2;
+/// Full pipelines under way at once: enough to keep the connection busy.
 const AT_ONCE: usize = 8;
 
 /// How long a pipeline waits for replicas: the next ones wait behind it.
@@ -70,9 +73,10 @@ pub(crate) async fn send(core: Arc<Core>, mut items: mpsc::UnboundedReceiver<Ite
         if let Some(item) = kept.pop_front() {
             batch.push(item);
         } else {
+            let room = under_way.len() < if items.len() < PIPELINE { SHORT } else { AT_ONCE };
             tokio::select! {
                 biased;
-                item = items.recv(), if open && under_way.len() < AT_ONCE => match item {
+                item = items.recv(), if open && room => match item {
                     Some(item) => batch.push(item),
                     None => open = false,
                 },
