@@ -180,7 +180,9 @@ mod raw {
             _ => {
                 let (url, topic, group) = (url.to_owned(), topic.clone(), group.clone());
                 Ok(tokio::spawn(async move {
-                    let received = move || drop(seen.send_replace(Instant::now()));
+                    let received = move || {
+                        seen.send_replace(Instant::now());
+                    };
                     if let Err(error) = mq_bench::probe(&url, &topic, &group, received).await {
                         println!("the probe ended: {error}");
                     }
