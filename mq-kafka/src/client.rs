@@ -184,7 +184,7 @@ fn is_lost(figures: &str) -> bool {
     };
     let sends = behind(figures, r#""msg_cnt":"#).is_some_and(|count| !count.starts_with("0,"));
     let seeks = behind(figures, r#""cgrp": { "state": ""#).is_some_and(|state| !state.starts_with("up\""));
-    // Of a transaction one is under way only while its step is.
+    // Between two steps no transaction is under way.
     let steps =
         behind(figures, r#""txn_state": ""#).is_some_and(|state| STEPS.iter().any(|step| state.starts_with(step)));
     (sends || seeks || steps) && brokers.all(left_alone)
